@@ -1,0 +1,120 @@
+"""The folder is the menu: each file of a menu's folder is one choice, and one function in it is the choice.
+
+The function's annotated keyword arguments are its settings: the form, the command line, the check and the error text all
+come from that one line.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib
+import inspect
+import pkgutil
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pydantic
+
+from rift.config import Choice
+from rift.errors import ModelError, SettingError
+
+DOORS = {
+    "backbones": "load",
+    "methods": "adapt",
+    "regularizers": "build",
+    "tasks": "build",
+    "diagnostics": "measure",
+    "natural": "load",
+    "samples": "load",
+}
+_ROOT = Path(__file__).parent
+Model = typing.TypeVar("Model", bound=pydantic.BaseModel)
+
+
+@functools.cache
+def names(menu: str) -> tuple[str, ...]:
+    """Return the choices of a menu: the names of its files, sorted; nothing is imported."""
+    return tuple(sorted(m.name for m in pkgutil.iter_modules([str(_ROOT / menu)]) if not m.name.startswith("_")))
+
+
+def module(menu: str, name: str) -> ModuleType:
+    """Import one choice; `setting.unknown` (for a backbone `model.unknown`) names the known ones."""
+    if name not in names(menu):
+        error, code = (ModelError, "model.unknown") if menu == "backbones" else (SettingError, "setting.unknown")
+        raise error(code, f"There is no {menu.rstrip('s')} named {name!r}; there is {', '.join(names(menu))}.")
+    return importlib.import_module(f"rift.{menu}.{name}")
+
+
+def door(menu: str, name: str) -> Any:
+    """Return the function that is the choice, for example `rift.regularizers.rift.build`."""
+    return getattr(module(menu, name), DOORS[menu])
+
+
+@functools.cache
+def summary(menu: str, name: str) -> str:
+    """Return the first paragraph of the choice's docstring as one line, read without importing it."""
+    text = ast.get_docstring(ast.parse((_ROOT / menu / f"{name}.py").read_text())) or ""
+    return " ".join(text.split("\n\n")[0].split())
+
+
+@functools.cache
+def settings(menu: str, name: str) -> type[pydantic.BaseModel]:
+    """Return a pydantic model of the choice's settings, made from the signature of its function."""
+    function = door(menu, name)
+    hints = typing.get_type_hints(function, include_extras=True)
+    fields = {
+        key: (hints[key], parameter.default)
+        for key, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+    return pydantic.create_model(f"{menu}.{name}", __config__=config, **fields)  # type: ignore[call-overload]
+
+
+def check(menu: str, choice: Choice) -> Choice:
+    """Return the choice with every option converted and every default filled in, so that equal settings hash alike.
+
+    Raises `setting.unknown` for a name that does not exist, `setting.range` for a value that is not allowed.
+    """
+    return Choice(name=choice.name, options=validated(settings(menu, choice.name), choice.options, choice.name).model_dump(mode="json"))
+
+
+def validated(model: type[Model], values: Mapping[str, Any], where: str) -> Model:
+    """Build a pydantic model from loose values; the first problem becomes a SettingError that says what is allowed."""
+    known = model.model_fields
+    for key in values:
+        if key not in known:
+            offer = f"its settings are {', '.join(known)}" if known else "it has no settings"
+            raise SettingError("setting.unknown", f"{where} has no setting {key!r}; {offer}.")
+    try:
+        return model(**values)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"])) or where
+        raise SettingError("setting.range", f"{where}: {key} = {first['input']!r} is not allowed: {first['msg']}.") from None
+
+
+def parse(text: str) -> Choice:
+    """Read `NAME` or `NAME:key=value,key=value` as written on the command line; values stay text until `check`."""
+    name, _, rest = text.partition(":")
+    options: dict[str, Any] = {}
+    for part in filter(None, rest.split(",")):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise SettingError("setting.unknown", f"{part!r} in {text!r} is not key=value.")
+        options[key.strip()] = value.strip()
+    return Choice(name=name.strip(), options=options)
+
+
+def changed(menu: str, choice: Choice) -> dict[str, Any]:
+    """Return the options of a checked choice that differ from their defaults."""
+    defaults = settings(menu, choice.name)().model_dump(mode="json") if not _required(menu, choice.name) else {}
+    return {key: value for key, value in choice.options.items() if key not in defaults or defaults[key] != value}
+
+
+def _required(menu: str, name: str) -> bool:
+    return any(field.is_required() for field in settings(menu, name).model_fields.values())

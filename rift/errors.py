@@ -1,0 +1,55 @@
+"""Errors that the user can mend. Each has a stable code and one clear sentence; anything else is our fault and a trace.
+
+UserError                what the command line prints as `error[CODE]: sentence` and the page shows as a message
+├── DataError            data.archive data.escape data.bomb data.image data.label data.one_class data.too_few
+│                        data.conflict data.too_many data.missing
+├── ModelError           model.unknown model.weights model.offline
+├── SettingError         setting.range setting.unknown
+└── RunError             run.memory run.diverged run.disk run.stopped run.missing
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class UserError(Exception):
+    """A problem that the user can mend: `code` is stable, `sentence` says what was got, what is allowed and what to do."""
+
+    codes: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, code: str, sentence: str):
+        if code not in type(self).codes:
+            raise ValueError(f"{code!r} is not a code of {type(self).__name__}: {sorted(type(self).codes)}")
+        super().__init__(code, sentence)
+        self.code, self.sentence = code, sentence
+
+    def __str__(self) -> str:
+        return self.sentence
+
+
+class DataError(UserError):
+    """The images or labels cannot be used as they are."""
+
+    codes = frozenset(
+        "data.archive data.escape data.bomb data.image data.label data.one_class data.too_few "
+        "data.conflict data.too_many data.missing".split()
+    )
+
+
+class ModelError(UserError):
+    """The asked-for model is unknown, incomplete or out of reach."""
+
+    codes = frozenset("model.unknown model.weights model.offline".split())
+
+
+class SettingError(UserError):
+    """A name or a value of a setting is not allowed."""
+
+    codes = frozenset("setting.range setting.unknown".split())
+
+
+class RunError(UserError):
+    """A run could not go on; what it had finished is kept."""
+
+    codes = frozenset("run.memory run.diverged run.disk run.stopped run.missing".split())

@@ -1,0 +1,132 @@
+"""A pretrained ViT without its head, the head that a task adds, and what words mean in its embedding space."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class NaturalHead:
+    """Directions in a backbone's embedding space that natural labels stand for.
+
+    A label that the backbone does not know has no row: it is in `unknown`, marked and never scored.
+    """
+
+    classes: tuple[str, ...]  # the known labels, in the order of the rows
+    rows: Tensor  # (k, d), L2-normalized
+    unknown: tuple[str, ...] = ()
+    scale: float = 100.0  # cosine times this is the logit
+    source: str = ""  # one phrase: where the rows come from
+
+    def logits(self, embeddings: Tensor) -> Tensor:
+        """Return `scale` times the cosine of embeddings `(n, d)` and rows: `(n, k)`."""
+        return self.scale * F.normalize(embeddings.float(), dim=1) @ self.rows.to(embeddings.device).T
+
+
+class Backbone(nn.Module):
+    """One timm VisionTransformer with its pixel normalization and, where it has one, its natural head.
+
+    Images are float `(n, 3, pixels, pixels)` in [0, 1]. Embeddings are what zero-shot prediction and RIFT use: the
+    pooled tokens after the last norm and, for CLIP, its projection.
+    """
+
+    def __init__(
+        self,
+        vit: VisionTransformer,
+        *,
+        pixels: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        natural: Callable[[Sequence[str]], NaturalHead | None] | None = None,
+        weights: str = "",
+    ):
+        super().__init__()
+        self.vit = vit
+        self.pixels, self.weights = pixels, weights  # weights: SHA-256 of the file they come from, "" when random
+        self._natural = natural
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        with torch.no_grad():
+            self.width = int(vit.forward_head(torch.zeros(1, 1 + vit.num_prefix_tokens, vit.embed_dim)).shape[-1])
+        self.layers = len(vit.blocks)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the embeddings `(n, d)`."""
+        return self.vit(self._normalize(images))
+
+    def embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return embeddings `(n, d)` and activations `(layers, n, h)` from one forward pass."""
+        tokens, blocks = self.vit.forward_intermediates(
+            self._normalize(images), output_fmt="NLC", return_prefix_tokens=True, norm=False
+        )
+        pool = (lambda patches, prefix: prefix[:, 0]) if self._pools_class_token else (lambda patches, prefix: patches.mean(1))
+        return self.vit.forward_head(tokens), torch.stack([pool(patches, prefix) for patches, prefix in blocks])
+
+    def activations(self, images: Tensor) -> Tensor:
+        """Return the class token (or the mean patch token, as the family pools) after each block: `(layers, n, h)`."""
+        return self.embed(images)[1]
+
+    def natural_head(self, labels: Sequence[str]) -> NaturalHead | None:
+        """Return the rows for natural labels, or None where the family has neither text tower nor classifier."""
+        return self._natural(labels) if self._natural else None
+
+    @property
+    def _pools_class_token(self) -> bool:
+        return self.vit.global_pool == "token" and self.vit.num_prefix_tokens > 0
+
+    def _normalize(self, images: Tensor) -> Tensor:
+        return (images - self.mean) / self.std
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Backbone:
+        """Copy the weights; the natural head is shared, since it stays that of the pretrained model."""
+        natural, self._natural = self._natural, None
+        try:
+            copy = nn.Module.__new__(type(self))
+            memo[id(self)] = copy
+            nn.Module.__init__(copy)
+            import copy as copier
+
+            for key, value in self.__dict__.items():
+                copy.__dict__[key] = copier.deepcopy(value, memo)
+            copy._natural = natural
+            return copy
+        finally:
+            self._natural = natural
+
+
+class Classifier(nn.Module):
+    """A backbone and the linear head that a task put on it."""
+
+    def __init__(self, backbone: Backbone, head: nn.Module):
+        super().__init__()
+        self.backbone, self.head = backbone, head
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return embeddings `(n, d)` and logits `(n, k)` from one forward pass."""
+        embeddings = self.backbone(images)
+        return embeddings, self.head(embeddings)
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Which parameters train from which epoch on: pairs of (first epoch as a share of all, name prefixes of the classifier)."""
+
+    stages: tuple[tuple[float, tuple[str, ...]], ...] = field(default=())
+
+
+def to_float(pixels: Tensor) -> Tensor:
+    """Turn stored pixels `(n, s, s, 3)`, uint8 or uint16, into float images `(n, 3, s, s)` in [0, 1]."""
+    top = 255.0 if pixels.dtype == torch.uint8 else 65535.0
+    return pixels.permute(0, 3, 1, 2).float().div_(top)
+
+
+def trainable(module: nn.Module) -> int:
+    """Return the number of parameters that get a gradient."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)

@@ -1,0 +1,244 @@
+"""The recipe of the embedded model: a small image tower and a text tower distilled from a ViT-tiny.
+
+The teacher is timm's `vit_tiny_patch16_224.augreg_in21k_ft_in1k`. The image tower learns its embeddings of
+64 px photos; the text tower learns the L2-normalized rows of its classifier for the names of the 1000
+classes. Both therefore meet in the teacher's own 192-dimensional space. Everything here is our choice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rift.backbones import embedded
+
+TEACHER = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
+TEACHER_PIXELS = 160  # 64 px photos enlarged to this size; the teacher gains nothing beyond it and costs twice as much at 224
+Log = Callable[[str], None]
+
+
+def read_pack(path: Path, log: Log = print) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Decode a pack of encoded photos into pixels `(n, 64, 64, 3)` uint8, labels `(n,)` and the wnids `(k,)` of the labels."""
+    pack = np.load(path, allow_pickle=False)
+    data, offsets, labels = pack["data"], pack["offsets"], pack["labels"].astype(np.int64)
+    pixels = np.empty((len(labels), 64, 64, 3), np.uint8)
+    for i in range(len(labels)):
+        with Image.open(io.BytesIO(data[offsets[i] : offsets[i + 1]].tobytes())) as image:
+            pixels[i] = np.asarray(image.convert("RGB").resize((64, 64), Image.Resampling.BICUBIC))
+    log(f"{path.name}: {len(labels)} photos decoded")
+    return pixels, labels, pack["wnids"] if "wnids" in pack else pack["class_names"]
+
+
+def load_teacher(weights: Path | None) -> nn.Module:
+    """Return the frozen teacher, from a local safetensors file or, with a network, from timm."""
+    options: dict[str, Any] = {"checkpoint_path": str(weights)} if weights else {"pretrained": True}
+    teacher = timm.create_model(TEACHER, img_size=TEACHER_PIXELS, **options) if not weights else _resized(weights)
+    return teacher.eval().requires_grad_(False)
+
+
+def _resized(weights: Path) -> nn.Module:
+    """timm resamples the position table only for its own downloads, so a local file is loaded at 224 px and then resized."""
+    teacher = timm.create_model(TEACHER, checkpoint_path=str(weights))
+    teacher.set_input_size(img_size=TEACHER_PIXELS)
+    return teacher
+
+
+@torch.inference_mode()
+def teach(teacher: nn.Module, pixels: np.ndarray, log: Log = print) -> Tensor:
+    """Return the teacher's embeddings `(n, 192)` (float16) of whole photos; its logits follow from them by its own head."""
+    out = torch.empty(len(pixels), teacher.num_features, dtype=torch.float16)
+    for start in range(0, len(pixels), 128):
+        images = to_float(pixels[start : start + 128])
+        images = F.interpolate(images, TEACHER_PIXELS, mode="bicubic", antialias=True).clamp(-1, 1)
+        with torch.autocast("cpu", torch.bfloat16):
+            tokens = teacher.forward_features(images)
+        out[start : start + 128] = teacher.forward_head(tokens.float(), pre_logits=True).half()
+        if start % 12800 == 0:
+            log(f"teacher: {start} of {len(pixels)}")
+    return out
+
+
+def to_float(pixels: np.ndarray | Tensor) -> Tensor:
+    """Turn `(n, s, s, 3)` uint8 into `(n, 3, s, s)` float in [-1, 1], the range that the teacher was trained on."""
+    return torch.as_tensor(pixels).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
+
+
+def crop(images: Tensor, size: int, generator: torch.Generator, smallest: float = 0.65) -> Tensor:
+    """Cut a random 65 to 100 % of each image's area, flip half of them, and resize to `size` px.
+
+    Smaller crops teach badly here, since the cached targets are of whole images.
+    """
+    n = len(images)
+    side = torch.empty(n).uniform_(smallest, 1.0, generator=generator).sqrt()
+    flip = torch.where(torch.rand(n, generator=generator) < 0.5, -1.0, 1.0)
+    shift = (torch.rand(n, 2, generator=generator) * 2 - 1) * (1 - side)[:, None]
+    theta = torch.zeros(n, 2, 3)
+    theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = side * flip, side, shift
+    grid = F.affine_grid(theta, [n, 3, size, size], align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+
+def distill(
+    pixels: np.ndarray,
+    labels: np.ndarray,
+    targets: Tensor,
+    teacher_logits: Tensor,
+    rows: Tensor,
+    class_rows: Tensor,
+    *,
+    stages: list[tuple[int, int]],
+    checkpoint: Path,
+    seed: int = 0,
+    batch_size: int = 128,
+    learning_rate: float = 1.5e-3,
+    log: Log = print,
+    check: Callable[[nn.Module], float] | None = None,
+) -> nn.Module:
+    """Train the image tower on cosine to the teacher, its 1000-class softmax and the labels.
+
+    Args: pixels `(n, 64, 64, 3)`; labels `(n,)`; targets `(n, 192)`; teacher_logits `(n, 1000)`; rows `(1000, 192)` the
+    normalized classifier rows; class_rows `(k,)` the row of each label; stages as (epochs, pixels) pairs.
+    """
+    torch.manual_seed(seed)
+    tower = embedded.image_tower(norm=True)
+    scale = nn.Parameter(torch.tensor(math.log(16.0)))
+    decayed = [p for p in tower.parameters() if p.ndim > 1]
+    plain = [p for p in tower.parameters() if p.ndim <= 1] + [scale]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}], lr=learning_rate, fused=True
+    )
+    sizes = [size for epochs, size in stages for _ in range(epochs)]
+    steps_per_epoch = len(pixels) // batch_size
+    total, warmup = steps_per_epoch * len(sizes), 400
+    first = 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        tower.load_state_dict(state["tower"])
+        optimizer.load_state_dict(state["optimizer"])
+        scale.data, first = state["scale"], state["epoch"]
+        log(f"resumed after epoch {first}")
+    for epoch in range(first, len(sizes)):
+        generator = torch.Generator().manual_seed(seed * 1000 + epoch)
+        order = torch.randperm(len(pixels), generator=generator).numpy()
+        tower.train()
+        began, running = time.perf_counter(), 0.0
+        for step in range(steps_per_epoch):
+            now = epoch * steps_per_epoch + step
+            rate = min((now + 1) / warmup, 0.5 * (1 + math.cos(math.pi * now / total)))
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate * rate
+            ids = order[step * batch_size : (step + 1) * batch_size]
+            images = crop(to_float(pixels[ids]), sizes[epoch], generator)
+            with torch.autocast("cpu", torch.bfloat16):
+                embeddings = tower(images.contiguous(memory_format=torch.channels_last))
+            embeddings = F.normalize(embeddings.float(), dim=1)
+            logits = scale.clamp(max=math.log(60.0)).exp() * embeddings @ rows.T
+            cosine = (embeddings * F.normalize(targets[ids].float(), dim=1)).sum(1).mean()
+            soft = F.cross_entropy(logits, teacher_logits[ids].float().softmax(1))
+            hard = F.cross_entropy(logits[:, class_rows], torch.as_tensor(labels[ids]), label_smoothing=0.05)
+            loss = 4 * (1 - cosine) + soft + hard
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(tower.parameters(), 1.0, error_if_nonfinite=True)
+            optimizer.step()
+            running += float(loss.detach())
+        seconds = time.perf_counter() - began
+        note = f", validation {check(tower.eval()):.3f}" if check and (epoch % 3 == 2 or epoch + 1 == len(sizes)) else ""
+        log(
+            f"epoch {epoch + 1}/{len(sizes)} at {sizes[epoch]} px: loss {running / steps_per_epoch:.3f}, cosine {cosine:.3f}, "
+            f"{steps_per_epoch * batch_size / seconds:.0f} images/s{note}"
+        )
+        state = {"tower": tower.state_dict(), "optimizer": optimizer.state_dict(), "scale": scale.data, "epoch": epoch + 1}
+        partial = checkpoint.with_suffix(".part")
+        torch.save(state, partial)
+        partial.replace(checkpoint)
+    return tower.eval()
+
+
+@torch.inference_mode()
+def accuracy(tower: nn.Module, pixels: np.ndarray, labels: np.ndarray, rows: Tensor, size: int = 64) -> float:
+    """Return the share of photos whose nearest row `(k, d)` by cosine is their own label's, in [0, 1]."""
+    hits = 0
+    for start in range(0, len(pixels), 250):
+        images = to_float(pixels[start : start + 250])
+        if size != images.shape[-1]:
+            images = F.interpolate(images, size, mode="bicubic", antialias=True).clamp(-1, 1)
+        scores = F.normalize(tower(images).float(), dim=1) @ rows.T
+        hits += int((scores.argmax(1).numpy() == labels[start : start + 250]).sum())
+    return hits / len(pixels)
+
+
+def cached(path: Path, make: Callable[[], Tensor]) -> Tensor:
+    """Return the tensor stored at `path`, made and stored first where it is missing."""
+    if not path.exists():
+        torch.save(make(), path)
+    return torch.load(path, weights_only=True)
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def imagenet_rows(wnids: np.ndarray) -> Tensor:
+    """Return the ImageNet-1k row `(k,)` of each WordNet id; the rows of the classifier follow the sorted ids."""
+    known = {wnid: i for i, wnid in enumerate(timm.data.ImageNetInfo("imagenet-1k").label_names())}
+    return torch.tensor([known[str(wnid)] for wnid in wnids])
+
+
+def pretrain_image_tower(
+    images: Path, validation: Path, work: Path, *, teacher_weights: Path | None, stages: list[tuple[int, int]], log: Log = print
+) -> nn.Module:
+    """Distill the image tower, keeping teacher embeddings and a checkpoint in `work` so that it resumes."""
+    work.mkdir(parents=True, exist_ok=True)
+    teacher = load_teacher(teacher_weights)
+    pixels, labels, wnids = read_pack(images, log)
+    held_out, held_out_labels, _ = read_pack(validation, log)
+    targets = cached(work / "teacher.pt", lambda: teach(teacher, pixels, log))
+    with torch.inference_mode():
+        teacher_logits = teacher.head(targets.float()).half()
+    class_rows = imagenet_rows(wnids)
+    rows = F.normalize(teacher.head.weight.detach(), dim=1)
+    hard = float((teacher_logits[:, class_rows].float().argmax(1).numpy() == labels).mean())
+    log(f"teacher on its own targets: {hard:.3f} over {len(class_rows)} classes")
+    return distill(
+        pixels,
+        labels,
+        targets,
+        teacher_logits,
+        rows,
+        class_rows,
+        stages=stages,
+        checkpoint=work / "tower.pt",
+        log=log,
+        check=lambda tower: accuracy(tower, held_out[::5], held_out_labels[::5], rows[class_rows]),
+    )
+
+
+if __name__ == "__main__":  # replaced by the command below once the rest stands
+    import sys
+
+    shared = Path(sys.argv[1])
+    torch.set_num_threads(2)
+    pretrain_image_tower(
+        shared / "data/natural_tiny_imagenet_train_250pc_64px.npz",
+        shared / "data/natural_tiny_imagenet_val_25pc_64px.npz",
+        Path(sys.argv[2]),
+        teacher_weights=shared / "weights/vit_tiny_patch16_224.augreg_in21k_ft_in1k.fp16.safetensors",
+        stages=json.loads(sys.argv[3]),
+        log=lambda text: print(time.strftime("%H:%M:%S"), text, flush=True),
+    )
