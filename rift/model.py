@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -50,7 +49,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.vit = vit
         self.pixels, self.weights = pixels, weights  # weights: SHA-256 of the file they come from, "" when random
-        self._natural = natural
+        self._natural = natural  # a plain function: a deep copy shares it, so the head stays the pretrained model's
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         with torch.no_grad():
@@ -83,22 +82,6 @@ class Backbone(nn.Module):
 
     def _normalize(self, images: Tensor) -> Tensor:
         return (images - self.mean) / self.std
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Backbone:
-        """Copy the weights; the natural head is shared, since it stays that of the pretrained model."""
-        natural, self._natural = self._natural, None
-        try:
-            copy = nn.Module.__new__(type(self))
-            memo[id(self)] = copy
-            nn.Module.__init__(copy)
-            import copy as copier
-
-            for key, value in self.__dict__.items():
-                copy.__dict__[key] = copier.deepcopy(value, memo)
-            copy._natural = natural
-            return copy
-        finally:
-            self._natural = natural
 
 
 class Classifier(nn.Module):

@@ -1,0 +1,90 @@
+"""What one model computes on fixed images, as named arrays on disk; diagnostics see these and never a model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rift.model import Backbone, Classifier, to_float
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """One model on one set of `n` images."""
+
+    ids: np.ndarray  # (n,) str
+    labels: np.ndarray  # (n,) int, index into the classes of the snapshot (of its natural classes for "natural"), -1 unknown
+    embeddings: np.ndarray  # (n, d) float32
+    activations: np.ndarray  # (layers, n, h) float32, after each block
+    logits: np.ndarray | None = None  # (n, k) float32 of the task's head; None for the pretrained model and for natural images
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One model on every fixed set of a run: "validation", "test" and "natural"; the pretrained model has "train" too."""
+
+    sets: Mapping[str, Arrays]
+    classes: tuple[str, ...]
+    natural_classes: tuple[str, ...]  # names of the labels of sets["natural"]
+    rows: np.ndarray | None  # (len(natural_classes), d) L2-normalized, nan where the label is unknown to the natural head
+    scale: float = 100.0  # cosine times this is the natural logit
+
+    def save(self, path: Path) -> None:
+        """Write all arrays as one npz, atomically."""
+        arrays: dict[str, np.ndarray] = {
+            "classes": np.array(self.classes, dtype=np.str_),
+            "natural_classes": np.array(self.natural_classes, dtype=np.str_),
+            "scale": np.array(self.scale),
+        }
+        if self.rows is not None:
+            arrays["rows"] = self.rows
+        for name, one in self.sets.items():
+            for field, value in vars(one).items():
+                if value is not None:
+                    arrays[f"{name}.{field}"] = value
+        partial = path.with_suffix(".part")
+        with partial.open("wb") as file:
+            np.savez(file, **arrays)
+        os.replace(partial, path)
+
+    @classmethod
+    def load(cls, path: Path) -> Snapshot:
+        """Read what `save` wrote."""
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = dict(stored)
+        names = sorted({key.split(".")[0] for key in arrays if "." in key})
+        sets = {name: Arrays(**{key.split(".")[1]: arrays[key] for key in arrays if key.startswith(f"{name}.")}) for name in names}
+        classes, natural = tuple(map(str, arrays["classes"])), tuple(map(str, arrays["natural_classes"]))
+        return cls(sets, classes, natural, arrays.get("rows"), float(arrays["scale"]))
+
+
+@torch.inference_mode()
+def capture(
+    model: Backbone | Classifier, pixels: np.ndarray, ids: np.ndarray, labels: np.ndarray, *, batch_size: int = 64
+) -> Arrays:
+    """Run a model once over stored pixels `(n, s, s, 3)`; embeddings, activations and logits come from the same pass."""
+    backbone = model.backbone if isinstance(model, Classifier) else model
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    embeddings, activations, logits = [], [], []
+    for start in range(0, len(pixels), batch_size):
+        images = to_float(torch.from_numpy(np.ascontiguousarray(pixels[start : start + batch_size])).to(device))
+        embedded, blocks = backbone.embed(images)
+        embeddings.append(embedded.float().cpu())
+        activations.append(blocks.float().cpu())
+        if isinstance(model, Classifier):
+            logits.append(model.head(embedded).float().cpu())
+    model.train(was_training)
+    return Arrays(
+        ids=np.asarray(ids, dtype=np.str_),
+        labels=np.asarray(labels, dtype=np.int64),
+        embeddings=torch.cat(embeddings).numpy(),
+        activations=torch.cat(activations, dim=1).numpy(),
+        logits=torch.cat(logits).numpy() if logits else None,
+    )
