@@ -35,6 +35,7 @@ class Training(Settings):
     clip: Annotated[float, Field(gt=0, le=1000, description="largest gradient norm")] = 1.0
     augment: Annotated[Literal["none", "light", "strong"], Field(description="light: crops of 80 to 100 % and flips")] = "light"
     views: Annotated[int, Field(ge=1, le=4, description="seeded views per image; the pretrained model sees each once")] = 4
+    split_seed: Annotated[int, Field(ge=0, lt=2**31, description="decides which images validate and test; the same for all seeds")] = 0
     precision: Annotated[Literal["auto", "fp32", "bf16"], Field(description="auto: bf16 autocast on CUDA, fp32 elsewhere")] = "auto"
 
 
@@ -76,7 +77,7 @@ class Experiment(Settings):
     @property
     def pair_id(self) -> str:
         """Hash of all that decides which images are seen in which order; runs with equal pair_id may be compared."""
-        training = self.training.model_dump(include={"epochs", "batch_size", "augment", "views"}, mode="json")
+        training = self.training.model_dump(include={"epochs", "batch_size", "augment", "views", "split_seed"}, mode="json")
         both = {"task", "backbone", "data", "natural", "seed"}
         return digest({**self.model_dump(mode="json", include=both), "training": training})[:16]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -98,6 +99,23 @@ class Classifier(nn.Module):
 
 
 @dataclass(frozen=True)
+class Task:
+    """What the head predicts and how it is judged."""
+
+    outputs: int  # width of the head
+    loss: Callable[[Tensor, Tensor], Tensor]  # logits (n, k), labels (n,) -> task loss ()
+    probabilities: Callable[[Tensor], Tensor]  # logits (n, k) -> (n, k) in [0, 1]
+    score: Callable[[Tensor, Tensor], dict[str, float]]  # logits, labels -> numbers shown while training
+
+    def head(self, width: int) -> nn.Linear:
+        """Return a linear head that starts at zero, so that no class is favored and no feature disturbed before the first step."""
+        head = nn.Linear(width, self.outputs)
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+        return head
+
+
+@dataclass(frozen=True)
 class Stages:
     """Which parameters train from which epoch on: pairs of (first epoch as a share of all, name prefixes of the classifier)."""
 
@@ -113,3 +131,12 @@ def to_float(pixels: Tensor) -> Tensor:
 def trainable(module: nn.Module) -> int:
     """Return the number of parameters that get a gradient."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def fingerprint(module: nn.Module) -> str:
+    """Return the SHA-256 of all weights and buffers, so that a cache can never serve another model's numbers."""
+    sha = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        sha.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+        sha.update(value.detach().cpu().contiguous().view(torch.uint8).numpy() if value.ndim else str(value.item()).encode())
+    return sha.hexdigest()

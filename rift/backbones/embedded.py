@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
 import torch
+from pydantic import Field
+from safetensors import safe_open
 from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rift import vocabulary
+from rift.model import Backbone, NaturalHead
 
 PIXELS, WIDTH = 64, 192
+CONTEXT = 24  # most tokens of a caption
+SCALE = 16.0  # cosine times this is the logit; where the pretrained model's probabilities fit its hits best on the validation pack
+PATH = Path(__file__).parents[2] / "assets" / "embedded.safetensors"
 
 
 class ConvStem(PatchEmbed):
@@ -60,3 +75,70 @@ def fold(tower: VisionTransformer) -> VisionTransformer:
         state[f"patch_embed.proj.{i}.bias"] = (convolution.bias - norm.running_mean) * gain + norm.bias
     plain.load_state_dict(state)
     return plain.eval()
+
+
+class TextTower(nn.Module):
+    """Two transformer layers over the few thousand tokens that natural names use; captions to `(n, 192)`."""
+
+    def __init__(self, token_ids: Sequence[int]):
+        super().__init__()
+        self.row = {int(token): i + 1 for i, token in enumerate(token_ids)}  # row 0 is padding
+        self.table = nn.Embedding(len(self.row) + 1, WIDTH, padding_idx=0)
+        self.position = nn.Parameter(torch.zeros(CONTEXT, WIDTH))
+        layer = nn.TransformerEncoderLayer(WIDTH, 3, 2 * WIDTH, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
+        self.blocks = nn.TransformerEncoder(layer, 2, norm=nn.LayerNorm(WIDTH), enable_nested_tensor=False)
+        self.projection = nn.Linear(WIDTH, WIDTH)
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """Return the table rows of each text's tokens, padded with 0: `(n, t)`; a token outside the table is left out."""
+        tokens = [[self.row[token] for token in tokenizer().encode(text) if token in self.row][:CONTEXT] for text in texts]
+        longest = max(map(len, tokens), default=1) or 1
+        return torch.tensor([row + [0] * (longest - len(row)) for row in tokens])
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return the mean of the tokens' states, projected; tokens `(n, t)` as `encode` gives them."""
+        padding = tokens == 0
+        states = self.table(tokens) + self.position[: tokens.shape[1]]
+        kept = (~padding).unsqueeze(-1)
+        states = self.blocks(states, src_key_padding_mask=padding)
+        return self.projection((states * kept).sum(1) / kept.sum(1).clamp(min=1))
+
+
+@functools.cache
+def tokenizer() -> Any:
+    """Return open_clip's byte-pair tokenizer; imported here, since training needs no text."""
+    from open_clip.tokenizer import SimpleTokenizer
+
+    return SimpleTokenizer()
+
+
+def natural_head(tower: TextTower, labels: Sequence[str]) -> NaturalHead:
+    """Return the tower's embeddings of the labels as written; a label that names no known class is in `unknown`."""
+    known, _, unknown = vocabulary.class_rows(labels)
+    with torch.no_grad():
+        rows = F.normalize(tower(tower.encode(known)), dim=1) if known else torch.zeros(0, WIDTH)
+    return NaturalHead(tuple(known), rows, tuple(unknown), SCALE, "text embeddings of the names, by the embedded text tower")
+
+
+def load(
+    *,
+    init: Annotated[Literal["pretrained", "random"], Field(description="the shipped weights, or none")] = "pretrained",
+) -> Backbone:
+    """Return the embedded model, about 2.9 million parameters at 64 px; `init="random"` has no natural head."""
+    vit = image_tower()
+    if init == "random":
+        return Backbone(vit, pixels=PIXELS, mean=(0.5,) * 3, std=(0.5,) * 3)
+    with safe_open(PATH, "pt") as file:
+        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - a safetensors file is no dict
+    tower = TextTower(state.pop("text.token_ids").tolist())
+    tower.load_state_dict({key.removeprefix("text."): value.float() for key, value in state.items() if key.startswith("text.")})
+    vit.load_state_dict({key.removeprefix("image."): value.float() for key, value in state.items() if key.startswith("image.")})
+    tower.eval().requires_grad_(False)
+    return Backbone(
+        vit,
+        pixels=PIXELS,
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+        natural=lambda labels: natural_head(tower, labels),
+        weights=hashlib.sha256(PATH.read_bytes()).hexdigest(),
+    )

@@ -1,0 +1,57 @@
+"""A ViT from a local .safetensors file with timm's names, in half or single precision; needs no download.
+
+An ImageNet-1k classifier in the file (`head.weight` with 1000 rows) gives the natural head; any other head is left out. Pixels
+are normalized as the architecture's usual weights are (AugReg's `vit_*`: mean and deviation 0.5; DeiT and DINOv2: ImageNet's).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import timm
+from pydantic import Field
+
+from rift.backbones import _hub
+from rift.errors import ModelError
+from rift.model import Backbone
+
+Architecture = Literal[
+    "vit_tiny_patch16_224",
+    "vit_small_patch16_224",
+    "vit_base_patch16_224",
+    "vit_base_patch32_224",
+    "vit_large_patch16_224",
+    "deit_tiny_patch16_224",
+    "deit_small_patch16_224",
+    "deit_base_patch16_224",
+    "vit_small_patch14_dinov2",
+    "vit_base_patch14_dinov2",
+    "test_vit",
+]
+
+
+def load(
+    *,
+    path: Annotated[str, Field(min_length=1, max_length=4096, description="the .safetensors file")],
+    architecture: Annotated[
+        Architecture, Field(description="timm's name of the architecture the file was saved from")
+    ] = "vit_tiny_patch16_224",
+) -> Backbone:
+    """Return the ViT of a local file; raises `model.weights` when the file is absent, not safetensors, or does not fit."""
+    file = Path(path).expanduser()
+    if file.suffix != ".safetensors":
+        raise ModelError(
+            "model.weights",
+            f"{file.name} is not a .safetensors file. Other formats (.pt, .pth, .bin) are pickles, which can run code when "
+            "opened: save the weights with safetensors.torch.save_file and give that file.",
+        )
+    if not file.is_file():
+        raise ModelError("model.weights", f"There is no file {path}; path needs the name of an existing .safetensors file.")
+    state, weights = _hub.read(file, file.name)
+    head = state.get("head.weight")
+    size = 160 if architecture == "test_vit" else 224
+    classes = head.shape[0] if head is not None and head.ndim == 2 else 0
+    vit: Any = timm.create_model(architecture, pretrained=False, img_size=size, num_classes=classes)
+    _hub.fill(vit, state, file.name)
+    return _hub.assemble(vit, natural=_hub.classifier_head(vit, f"ImageNet classifier in {file.name}"), weights=weights)

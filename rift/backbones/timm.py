@@ -1,0 +1,67 @@
+"""Vision Transformers of the timm library, fetched on first use: ImageNet classifiers (AugReg), DINOv2, CLIP and SigLIP.
+
+Sources: AugReg, Steiner 2021 (arXiv 2106.10270); DINOv2, Oquab 2023 (arXiv 2304.07193); CLIP, Radford 2021 (arXiv 2103.00020);
+SigLIP, Zhai 2023 (arXiv 2303.15343).
+
+The embedding is the vector before the classifier (ViT), the class token after the last norm (DINOv2), the projected class token
+(CLIP) or the attention-pooled one (SigLIP). Only the ImageNet classifiers have a natural head here: the files of the others hold
+no text tower; `open_clip` has CLIP with one. DINOv2 was trained at 518 px and is run at 224 px, its positions resampled.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import timm
+from pydantic import Field
+
+from rift.backbones import _hub
+from rift.model import Backbone
+
+Model = Literal[
+    "vit_tiny",
+    "vit_small",
+    "vit_base",
+    "vit_large",
+    "dinov2_small",
+    "dinov2_base",
+    "dinov2_large",
+    "clip_base_32",
+    "clip_base_16",
+    "clip_large_14",
+    "siglip_base",
+]
+MODELS: dict[Model, str] = {
+    "vit_tiny": "vit_tiny_patch16_224.augreg_in21k_ft_in1k",
+    "vit_small": "vit_small_patch16_224.augreg_in21k_ft_in1k",
+    "vit_base": "vit_base_patch16_224.augreg_in21k_ft_in1k",
+    "vit_large": "vit_large_patch16_224.augreg_in21k_ft_in1k",
+    "dinov2_small": "vit_small_patch14_dinov2.lvd142m",
+    "dinov2_base": "vit_base_patch14_dinov2.lvd142m",
+    "dinov2_large": "vit_large_patch14_dinov2.lvd142m",
+    # OpenAI's CLIP was trained with the sigmoid approximation of GELU: only the quickgelu variants reproduce it.
+    "clip_base_32": "vit_base_patch32_clip_quickgelu_224.openai",
+    "clip_base_16": "vit_base_patch16_clip_quickgelu_224.openai",
+    "clip_large_14": "vit_large_patch14_clip_quickgelu_224.openai",
+    "siglip_base": "vit_base_patch16_siglip_224.webli",
+}
+
+
+def load(
+    *,
+    model: Annotated[
+        Model, Field(description="which ViT: from 6 million parameters (vit_tiny) to 304 million (the large ones)")
+    ] = "vit_tiny",
+    init: Annotated[
+        Literal["pretrained", "random"], Field(description="random: the same architecture with nothing learned, as a control")
+    ] = "pretrained",
+) -> Backbone:
+    """Return the ViT at 224 px; raises `model.offline` when its weights are not here and cannot be fetched."""
+    vit: Any = timm.create_model(MODELS[model], pretrained=False, img_size=224)
+    weights = ""
+    if init == "pretrained":
+        repository, file = vit.pretrained_cfg["hf_hub_id"], "model.safetensors"
+        state, weights = _hub.read(_hub.fetch(repository, file), f"{file} of {repository}")
+        _hub.fill(vit, state, f"{file} of {repository}")
+    natural = _hub.classifier_head(vit, f"ImageNet classifier of {model}") if model.startswith("vit_") else None
+    return _hub.assemble(vit, natural=natural, weights=weights)

@@ -1,0 +1,260 @@
+"""The command line: `python -m rift …`. Progress goes to standard error, results to standard output."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+
+from rift.errors import RunError, SettingError, UserError
+
+app = typer.Typer(
+    name="rift",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Finetune a Vision Transformer on medical images with and without RIFT, and see what it keeps and what it forgets.",
+)
+
+Data = Annotated[str, typer.Argument(help="zip or folder of class folders, CSV + images, MedMNIST .npz, or sample:NAME")]
+Out = Annotated[Path, typer.Option("--out", help="folder for comparison.json, report.html and the lab")]
+Backbone = Annotated[str, typer.Option("--backbone", help="NAME or NAME:key=value,key=value")]
+Methods = Annotated[list[str] | None, typer.Option("--method", help="NAME or NAME:key=value; may be repeated (default full)")]
+Regularizers = Annotated[list[str] | None, typer.Option("--regularizer", help="NAME or NAME:key=value; may be repeated (default rift)")]
+Epochs = Annotated[int | None, typer.Option("--epochs", help="passes over the training images")]
+Seeds = Annotated[int, typer.Option("--seeds", min=1, max=100, help="how many seeds; every arm is trained once from each")]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE: any training setting, or preset=NAME; may be repeated")]
+Natural = Annotated[str, typer.Option("--natural", help="bundled, a name from `list natural`, or a zip of folders named by label")]
+LeaveOutSmall = Annotated[bool, typer.Option("--leave-out-small", help="leave out classes with fewer than three images")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda")]
+LabFolder = Annotated[Path | None, typer.Option("--lab", help="folder of runs and caches (default OUT/lab)")]
+Json = Annotated[bool, typer.Option("--json", help="print the result document alone on standard output")]
+
+
+@app.command()
+def compare(
+    data: Data,
+    out: Out,
+    backbone: Backbone = "embedded",
+    method: Methods = None,
+    regularizer: Regularizers = None,
+    strength: Annotated[str, typer.Option("--strength", help="weight of the penalty")] = "1",
+    epochs: Epochs = None,
+    seeds: Seeds = 1,
+    set_: Sets = None,
+    natural: Natural = "bundled",
+    leave_out_small: LeaveOutSmall = False,
+    device: Device = "auto",
+    lab: LabFolder = None,
+    json_: Json = False,
+) -> None:
+    """Finetune with and without the regularizer, and write OUT/comparison.json and OUT/report.html."""
+    from rift import api
+
+    result = api.compare(
+        data,
+        out,
+        backbone=backbone,
+        methods=method or ["full"],
+        regularizers=regularizer or ["rift"],
+        strengths=numbers("--strength", strength),
+        training=_training(set_, epochs),
+        seeds=seeds,
+        natural=natural,
+        leave_out_small=leave_out_small,
+        device=device,
+        lab=lab,
+        say=_say,
+    )
+    _print(result, json_, f"The report is {out / 'report.html'}.")
+
+
+@app.command()
+def sweep(
+    data: Data,
+    out: Out,
+    strengths: Annotated[str, typer.Option("--strengths", help="comma-separated, for example 0.1,1,10")],
+    backbone: Backbone = "embedded",
+    method: Methods = None,
+    regularizer: Regularizers = None,
+    epochs: Epochs = None,
+    seeds: Seeds = 1,
+    set_: Sets = None,
+    natural: Natural = "bundled",
+    leave_out_small: LeaveOutSmall = False,
+    device: Device = "auto",
+    lab: LabFolder = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, max=64, help="worker processes at once")] = 1,
+    cluster: Annotated[str, typer.Option("--cluster", help="local")] = "local",
+    json_: Json = False,
+) -> None:
+    """Compare several strengths: the arms are method × regularizer × strength; writes OUT/sweep.json and OUT/report.html."""
+    from rift import api
+
+    if cluster != "local":
+        raise SettingError("setting.range", f"--cluster {cluster!r} is not available; this version knows local.")
+    result = api.compare(
+        data,
+        out,
+        backbone=backbone,
+        methods=method or ["full"],
+        regularizers=regularizer or ["rift"],
+        strengths=numbers("--strengths", strengths),
+        training=_training(set_, epochs),
+        seeds=seeds,
+        natural=natural,
+        leave_out_small=leave_out_small,
+        device=device,
+        lab=lab,
+        workers=workers,
+        document_name="sweep.json",
+        say=_say,
+    )
+    _print(result, json_, f"The report is {out / 'report.html'}.")
+
+
+@app.command()
+def verify(data: Data, leave_out_small: LeaveOutSmall = False, json_: Json = False) -> None:
+    """Read the images and say what would be kept, changed, skipped or refused; nothing is stored."""
+    from rift import api
+
+    document = api.verify(data, leave_out_small=leave_out_small)
+    lines = [f"{document['name']}: {document['kept']} images in {len(document['classes'])} classes"]
+    lines += [f"  {name}: {count}" for name, count in document["counts"].items()]
+    for kind in ("changed", "skipped", "warnings"):
+        lines += [f"{kind}: {item['file']}: {item['message']} [{item['code']}]" for item in document[kind]]
+    _print(document, json_, "\n".join(lines))
+
+
+@app.command()
+def measure(
+    run: Annotated[str, typer.Argument(help="run directory, or an id within --lab")],
+    diagnostic: Annotated[str, typer.Option("--diagnostic", help="a name from `list diagnostics`")],
+    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value: a setting of the diagnostic; may be repeated")] = None,
+    lab: LabFolder = None,
+    json_: Json = False,
+) -> None:
+    """Measure one diagnostic on a finished run again, with other settings."""
+    from rift import api
+
+    document = api.measure(run, diagnostic, _pairs(set_), lab=lab)
+    lines = [f"{key}: {value}" for values in document["runs"].values() for key, value in values.items() if not isinstance(value, list)]
+    _print(document, json_, "\n".join(lines))
+
+
+@app.command()
+def report(
+    runs: Annotated[list[str], typer.Argument(help="run directories, or ids within --lab")],
+    out: Annotated[Path, typer.Option("--out", help="the HTML file")],
+    lab: LabFolder = None,
+) -> None:
+    """Write one self-contained HTML page about finished runs of the same images."""
+    from rift import api
+
+    api.report(runs, out, lab=lab)
+    _say(f"The report is {out}.")
+
+
+@app.command("list")
+def list_(
+    menu: Annotated[str, typer.Argument(help="backbones, methods, regularizers, tasks, diagnostics, natural, samples or runs")],
+    lab: LabFolder = None,
+    json_: Json = False,
+) -> None:
+    """List a menu with what each choice does and its settings, or the runs of a lab."""
+    from rift import api
+
+    rows = api.listing(menu, lab)
+    _print(rows, json_, "\n".join(f"{row['name']:16} {row['summary']}" for row in rows))
+
+
+@app.command()
+def pretrain(
+    images: Annotated[Path, typer.Option("--images", help="training pack (.npz of encoded photos with wnids)")],
+    validation: Annotated[Path, typer.Option("--validation", help="validation pack")],
+    work: Annotated[Path, typer.Option("--work", help="folder for the teacher's embeddings and the checkpoint")],
+    out: Annotated[Path, typer.Option("--out", help="folder for embedded.safetensors and its card")] = Path("assets"),
+    teacher: Annotated[Path | None, typer.Option("--teacher", help="safetensors of the ViT-tiny; without it timm downloads them")] = None,
+    cifar: Annotated[Path | None, typer.Option("--cifar", help="zip of CIFAR-10 test folders, for the card")] = None,
+    unseen: Annotated[Path | None, typer.Option("--unseen", help="zip of ImageNet photos, one a class, for the card")] = None,
+    stages: Annotated[str, typer.Option("--stages", help="epochs@pixels, comma-separated")] = "2@32,9@48,4@64",
+) -> None:
+    """Make the embedded model: distill a small image tower and a text tower from a ViT-tiny."""
+    from rift import pretrain as recipe
+
+    plan = [(int(epochs), int(pixels)) for epochs, pixels in (stage.split("@") for stage in stages.split(","))]
+    recipe.run(images, validation, work, out, teacher=teacher, cifar=cifar, unseen=unseen, stages=plan, log=_say)
+
+
+@app.command(hidden=True)
+def work(
+    lab: Annotated[Path, typer.Argument()],
+    device: Device = "auto",
+    run: Annotated[list[str] | None, typer.Option("--run")] = None,
+) -> None:
+    """Be a worker process: execute a lab's queued runs until none is left."""
+    from rift import jobs
+    from rift.runs import Lab
+
+    jobs.work(Lab(lab), device, run)
+
+
+def numbers(option: str, text: str) -> list[float]:
+    """Read comma-separated strengths; `setting.range` for anything but numbers of at least 0."""
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise SettingError("setting.range", f"{option} {text!r} is not allowed: give numbers of at least 0, for example 1.") from None
+    if not all(0 <= value <= 1e6 for value in values):
+        raise SettingError("setting.range", f"{option} {text!r} is not allowed: a strength lies between 0 and 1000000.")
+    return values
+
+
+def _training(sets: list[str] | None, epochs: int | None) -> dict[str, Any]:
+    return _pairs(sets) | ({"epochs": epochs} if epochs is not None else {})
+
+
+def _pairs(sets: list[str] | None) -> dict[str, str]:
+    pairs = {}
+    for item in sets or []:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise SettingError("setting.unknown", f"--set {item!r} is not NAME=VALUE.")
+        pairs[key.strip()] = value.strip()
+    return pairs
+
+
+def _print(document: Any, as_json: bool, text: str) -> None:
+    print(json.dumps(document, indent=1, ensure_ascii=False) if as_json else text)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    """Run the command line; returns 0 done, 2 the user can mend it, 1 our fault, 130 stopped."""
+    try:
+        code = app(standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except UserError as error:
+        _say(f"error[{error.code}]: {error.sentence}")
+        return 130 if isinstance(error, RunError) and error.code == "run.stopped" else 2
+    except click.exceptions.NoArgsIsHelpError as error:
+        _say(error.format_message())
+        return 2
+    except click.ClickException as error:
+        _say(f"error[setting.unknown]: {error.format_message()}")
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        _say("error[run.stopped]: Stopped; what was done is kept.")
+        return 130
+    except Exception:
+        traceback.print_exc()
+        return 1

@@ -1,0 +1,198 @@
+"""How often the finetuned model names the right medical class, over all images and class by class.
+
+Recall of class c = (images of c called c) / (images of c); balanced accuracy is the mean recall of the classes that have
+test images. AUROC and average precision are the mean over those classes of one against the rest (macro), from softmax
+probabilities. Intervals are 95 % Wilson intervals (Wilson 1927): they speak of new images, not of new training seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+from pydantic import Field
+from scipy.special import softmax
+from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score
+
+from rift import figures
+from rift.snapshot import Arrays, Snapshot
+from rift.statistics import proportion_interval
+
+Result = dict[str, float | np.ndarray | str | None]
+NUMBERS = "accuracy accuracy_low accuracy_high balanced_accuracy auroc average_precision".split()
+ARRAYS = "confusion recall recall_low recall_high predictions labels confidence".split()
+MOST_CLASSES = 30  # drawn; the numbers cover all
+
+
+def measure(
+    before: Snapshot,
+    after: Snapshot,
+    *,
+    images: Annotated[Literal["test", "validation"], Field(description="which images are scored")] = "test",
+) -> Result:
+    """Return accuracies in [0, 1], the confusion matrix `(k, k)` with true classes as rows, and predictions `(n,)`.
+
+    Images without a known label (-1) are not scored: their prediction stays, `n` leaves them out. A class without test
+    images has recall nan and is left out of every mean; `recall_reason` names it.
+    """
+    result: Result = {"classes": np.array(after.classes, dtype=np.str_)}
+    reason = _missing(after.sets.get(images), images)
+    if reason:
+        return result | {"n": 0} | dict.fromkeys(NUMBERS + ARRAYS) | {f"{name}_reason": reason for name in NUMBERS + ARRAYS}
+    arrays = after.sets[images]
+    assert arrays.logits is not None  # `_missing` looked
+    probabilities = softmax(arrays.logits.astype(np.float64), axis=1)
+    predictions, known = probabilities.argmax(1), arrays.labels >= 0
+    labels = arrays.labels[known]
+    k = probabilities.shape[1]
+    confusion = confusion_matrix(labels, predictions[known], labels=np.arange(k))
+    hits, totals = confusion.diagonal(), confusion.sum(1)
+    present = totals > 0
+    recall = np.divide(hits, totals, out=np.full(k, np.nan), where=present)
+    intervals = np.array([_interval(hit, total) for hit, total in zip(hits, totals, strict=True)])
+    low, high = proportion_interval(int(hits.sum()), int(totals.sum()))
+    result |= {
+        "n": int(known.sum()),
+        "accuracy": float(hits.sum() / totals.sum()),
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "balanced_accuracy": float(recall[present].mean()),
+        "confusion": confusion,
+        "recall": recall,
+        "recall_low": intervals[:, 0],
+        "recall_high": intervals[:, 1],
+        "predictions": predictions,
+        "labels": arrays.labels,
+        "confidence": probabilities.max(1),
+    }
+    if not present.all():
+        absent = ", ".join(after.classes[i] for i in np.flatnonzero(~present)[:10])
+        result["recall_reason"] = f"no {images} image of {absent}"
+    return result | _ranking(labels, probabilities[known], np.flatnonzero(present), images)
+
+
+def _missing(arrays: Arrays | None, images: str) -> str:
+    if arrays is None or not len(arrays.labels):
+        return f"there are no {images} images"
+    if arrays.logits is None:
+        return "the pretrained model has no head for these classes"
+    if not np.isfinite(arrays.logits).all():
+        return "the model's outputs are not finite numbers: its training diverged"
+    return "" if (arrays.labels >= 0).any() else f"no {images} image has a known label"
+
+
+def _interval(hits: int, total: int) -> tuple[float, float]:
+    return proportion_interval(int(hits), int(total)) if total else (np.nan, np.nan)
+
+
+def _ranking(labels: np.ndarray, probabilities: np.ndarray, present: np.ndarray, images: str) -> Result:
+    """AUROC and average precision, one against the rest, over the classes that have images; each needs two of them."""
+    if len(present) < 2:
+        reason = f"all {images} images are of one class"
+        return {"auroc": None, "auroc_reason": reason, "average_precision": None, "average_precision_reason": reason}
+    truth = [labels == c for c in present]
+    scores = [probabilities[:, c] for c in present]
+    return {
+        "auroc": float(np.mean([roc_auc_score(t, s) for t, s in zip(truth, scores, strict=True)])),
+        "average_precision": float(np.mean([average_precision_score(t, s) for t, s in zip(truth, scores, strict=True)])),
+    }
+
+
+def changed(baseline: Mapping, other: Mapping) -> dict[str, np.ndarray]:
+    """Return the indices of images that `other` gets right and `baseline` wrong (`fixed`), and the reverse (`broken`)."""
+    if baseline.get("predictions") is None or other.get("predictions") is None:
+        return {"fixed": np.array([], dtype=int), "broken": np.array([], dtype=int)}
+    labels = np.asarray(other["labels"])
+    was = np.asarray(baseline["predictions"]) == labels
+    now = np.asarray(other["predictions"]) == labels
+    return {"fixed": np.flatnonzero(now & ~was), "broken": np.flatnonzero(was & ~now)}
+
+
+def figure(results: Mapping[str, dict]) -> go.Figure:
+    """Recall of each class with its interval, by arm, above the arms' confusion matrices on one color scale."""
+    arms = {arm: one for arm, one in results.items() if one.get("confusion") is not None}
+    if not arms:
+        return figures.empty(next((one.get("confusion_reason", "") for one in results.values()), "") or "no arm was measured")
+    totals = np.asarray(next(iter(arms.values()))["confusion"]).sum(1)
+    shown = np.sort(np.argsort(-totals, kind="stable")[:MOST_CLASSES])
+    classes = next(iter(arms.values()))["classes"]
+    names = [figures.text(classes[i], 16) for i in shown]
+    plot = make_subplots(
+        rows=2,
+        cols=len(arms),
+        specs=[[{"colspan": len(arms)}] + [None] * (len(arms) - 1), [{}] * len(arms)],
+        subplot_titles=["", *(f"{figures.text(arm)}: called →" for arm in arms)],
+        vertical_spacing=0.2,
+        horizontal_spacing=0.03,
+    )
+    for place, (arm, one) in enumerate(arms.items()):
+        _recall(plot, arm, one, shown, (place - (len(arms) - 1) / 2) * min(0.16, 0.7 / len(arms)), list(results))
+        _confusion(plot, one, names, shown, place + 1)
+    plot.update_xaxes(tickvals=np.arange(len(shown)), row=1, col=1, range=[-0.6, len(shown) - 0.4])
+    plot.update_xaxes(ticktext=[f"{name} ({totals[i]})" for name, i in zip(names, shown, strict=True)], row=1, col=1)
+    plot.update_yaxes(range=[-0.03, 1.03], title_text="recall", row=1, col=1)
+    plot.update_yaxes(title_text="true class", row=2, col=1)
+    plot.update_annotations(font_size=13)
+    figures.style(plot, 480 + 14 * len(shown))
+    plot.update_yaxes(title_text="recall", row=1, col=1)
+    return plot.update_layout(meta={"min_width": 220 + 170 * len(arms)})
+
+
+def _recall(plot: go.Figure, arm: str, one: dict, shown: np.ndarray, offset: float, arms: list[str]) -> None:
+    recall, low, high = (figures.numbers(one[name])[shown] for name in ("recall", "recall_low", "recall_high"))
+    look = {"color": figures.color(arm, arms), "symbol": figures.symbol(arm, arms), "size": 9}
+    plot.add_trace(
+        go.Scatter(
+            x=np.arange(len(shown)) + offset,
+            y=recall,
+            error_y={"type": "data", "array": high - recall, "arrayminus": recall - low, "thickness": 1.5, "width": 3},
+            mode="markers",
+            marker=look,
+            name=figures.text(arm),
+            customdata=np.stack([low, high], axis=1),
+            hovertemplate="recall %{y:.2f} (%{customdata[0]:.2f} to %{customdata[1]:.2f})",
+        ),
+        row=1,
+        col=1,
+    )
+
+
+def _confusion(plot: go.Figure, one: dict, names: list[str], shown: np.ndarray, column: int) -> None:
+    counts = np.asarray(one["confusion"])[np.ix_(shown, shown)]
+    share = counts / np.maximum(np.asarray(one["confusion"]).sum(1)[shown][:, None], 1)
+    plot.add_trace(
+        go.Heatmap(
+            z=share,
+            zmin=0,
+            zmax=1,
+            colorscale=figures.SEQUENTIAL,
+            showscale=False,
+            text=counts,
+            texttemplate="%{text}" if len(shown) <= 12 else None,
+            hovertemplate="true %{y}, called %{x}: %{text} images<extra></extra>",
+            xgap=1,
+            ygap=1,
+        ),
+        row=2,
+        col=column,
+    )
+    ticks = {"tickvals": np.arange(len(shown)), "ticktext": names, "showgrid": False}
+    plot.update_xaxes(**ticks, tickangle=-40, row=2, col=column)
+    plot.update_yaxes(**ticks, autorange="reversed", showticklabels=column == 1, row=2, col=column)
+
+
+def sentence(results: Mapping[str, dict]) -> str:
+    """Say each arm's accuracy with its interval and the number of images."""
+    arms = {arm: one for arm, one in results.items() if one.get("accuracy") is not None}
+    if not arms:
+        return "No arm has an accuracy: " + next((one.get("accuracy_reason", "") for one in results.values()), "nothing ran") + "."
+    parts = [
+        f"{arm} names {one['accuracy']:.3f} of {one['n']} images right "
+        f"(95 % interval {one['accuracy_low']:.3f} to {one['accuracy_high']:.3f}; balanced over classes {one['balanced_accuracy']:.3f})"
+        for arm, one in arms.items()
+    ]
+    missing = next((f" Left out of the means: {one['recall_reason']}." for one in arms.values() if one.get("recall_reason")), "")
+    return "; ".join(parts) + "." + missing

@@ -1,0 +1,152 @@
+"""Can the model still name everyday things that it was not retrained on?
+
+Natural images are named by the cosine of their embedding with the pretrained model's rows for words (or for classes it once
+learned), which finetuning never sees: argmax_c cos(z, t_c). `natural_accuracy` takes the finetuned embeddings as they are,
+as one who swaps the model in would. `natural_accuracy_unrotated` first undoes the mean and the rotation, fitted without
+labels on the other half of the images; the gap between the two is drift in orientation alone. Our protocol, for every arm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import numpy as np
+import plotly.graph_objects as go
+from pydantic import Field
+from scipy.special import softmax
+
+from rift import figures
+from rift.similarity import unrotate
+from rift.snapshot import Snapshot
+from rift.statistics import proportion_interval
+
+Result = dict[str, float | np.ndarray | str | None]
+BARS = ("natural_accuracy", "natural_accuracy_unrotated")
+NUMBERS = [*(f"{name}{end}" for name in BARS for end in ("", "_low", "_high")), "natural_top5", "natural_agreement"]
+PRETRAINED = [f"pretrained_natural_{name}" for name in ("accuracy", "accuracy_low", "accuracy_high", "top5")]
+ARRAYS = [f"{model}{name}" for model in ("", "pretrained_") for name in ("top5", "top5_probability", "margin")]
+
+
+def measure(
+    before: Snapshot,
+    after: Snapshot,
+    *,
+    seed: Annotated[int, Field(ge=0, lt=2**31, description="which halves of the images undo each other's rotation")] = 0,
+) -> Result:
+    """Return natural accuracies in [0, 1], and for all images the five likeliest labels `(n, 5)`, best first.
+
+    `n` images are scored; `n_unscored` have a label that has no row. `natural_agreement` is over all of them. `margin` `(n,)`
+    is the probability of the first label minus that of the second; both are a softmax over the known labels only.
+    """
+    natural = after.sets.get("natural")
+    reason = _missing(before, after)
+    if reason or natural is None:
+        n_unscored = 0 if natural is None else len(natural.labels)
+        names = NUMBERS + PRETRAINED + ARRAYS
+        return {"n": 0, "n_unscored": n_unscored} | dict.fromkeys(names) | {f"{name}_reason": reason for name in names}
+    assert before.rows is not None  # `_missing` looked
+    known = np.flatnonzero(np.isfinite(before.rows).all(1))
+    rows, scale, labels = before.rows[known].astype(np.float64), before.scale, natural.labels
+    scored = np.isin(labels, known)
+    original = before.sets["natural"].embeddings
+    was, now = (_name(z, rows, known, scale) for z in (original, natural.embeddings))
+    result: Result = {"n": int(scored.sum()), "n_unscored": int((~scored).sum()), "scored": scored, "labels": labels}
+    result |= {"ids": natural.ids, "natural_classes": np.array(after.natural_classes, dtype=np.str_)}
+    result |= now | {f"pretrained_{name}": value for name, value in was.items()}
+    result["natural_agreement"] = float(np.mean(was["top5"][:, 0] == now["top5"][:, 0]))
+    few = "" if len(known) > 5 else f"only {len(known)} labels have a row, so five guesses are always right"
+    for prefix, one in (("", now), ("pretrained_", was)):
+        result |= _score(f"{prefix}natural_accuracy", one["top5"][scored, 0] == labels[scored])
+        name, right = f"{prefix}natural_top5", (one["top5"][scored] == labels[scored, None]).any(1)
+        result |= {name: None, f"{name}_reason": few or "no image has a known label"} if few or not len(right) else {name: float(right.mean())}
+    try:
+        restored = _name(unrotate(original, natural.embeddings, seed), rows, known, scale)
+    except ValueError as error:
+        return result | _nothing("natural_accuracy_unrotated", str(error))
+    return result | _score("natural_accuracy_unrotated", restored["top5"][scored, 0] == labels[scored])
+
+
+def _missing(before: Snapshot, after: Snapshot) -> str:
+    if "natural" not in before.sets or "natural" not in after.sets or not len(after.sets["natural"].labels):
+        return "there are no natural images"
+    if before.rows is None:
+        return "this backbone has no natural head: neither a text tower nor a classifier of its own"
+    if not np.isfinite(before.rows).all(1).any():
+        return "the natural head knows none of the labels"
+    return "" if np.isfinite(after.sets["natural"].embeddings).all() else "the embeddings are not finite: the training diverged"
+
+
+def _name(embeddings: np.ndarray, rows: np.ndarray, known: np.ndarray, scale: float) -> dict[str, np.ndarray]:
+    """The likeliest labels of embeddings `(n, d)`, as indices into all natural classes, best first."""
+    wide = embeddings.astype(np.float64)
+    unit = wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
+    probabilities = softmax(scale * unit @ rows.T, axis=1)
+    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
+    sure = np.take_along_axis(probabilities, best, axis=1)
+    margin = sure[:, 0] - sure[:, 1] if len(known) > 1 else sure[:, 0]
+    return {"top5": known[best], "top5_probability": sure, "margin": margin}
+
+
+def _score(name: str, right: np.ndarray) -> Result:
+    if not len(right):
+        return _nothing(name, "no natural image has a label that the natural head knows")
+    low, high = proportion_interval(int(right.sum()), len(right))
+    return {name: float(right.mean()), f"{name}_low": low, f"{name}_high": high}
+
+
+def _nothing(name: str, reason: str) -> Result:
+    return {f"{name}{end}": None for end in ("", "_low", "_high")} | {
+        f"{name}{end}_reason": reason for end in ("", "_low", "_high")
+    }
+
+
+def figure(results: Mapping[str, dict]) -> go.Figure:
+    """Natural accuracy of each arm, as it is and with mean and rotation undone; the line is the pretrained model."""
+    arms = {arm: one for arm, one in results.items() if arm != "pretrained" and one.get("natural_accuracy") is not None}
+    if not arms:
+        reasons = (one.get("natural_accuracy_reason") for one in results.values())
+        return figures.empty(next(filter(None, reasons), "only the pretrained model was measured"))
+    plot = go.Figure()
+    for name, label, alpha in ((BARS[0], "as it is", 0.85), (BARS[1], "mean and rotation undone", 0.35)):
+        values, low, high = (figures.numbers([one.get(f"{name}{end}") for one in arms.values()]) for end in ("", "_low", "_high"))
+        if not np.isfinite(values).any():
+            continue
+        colors = [figures.color(arm, list(results)) for arm in arms]
+        plot.add_bar(
+            x=np.arange(len(arms)),
+            y=values,
+            name=label,
+            marker={"color": [figures.faded(color, alpha) for color in colors], "line": {"color": colors, "width": 1.5}},
+            error_y={"type": "data", "array": high - values, "arrayminus": values - low, "thickness": 1.5, "color": figures.GREY},
+            hovertemplate="%{y:.3f}",
+        )
+    reference = next(iter(arms.values())).get("pretrained_natural_accuracy")
+    if reference is not None:
+        line = {"color": figures.color("pretrained"), "dash": "dot", "width": 2}
+        ends = [-0.5, len(arms) - 0.5]
+        plot.add_scatter(x=ends, y=[reference] * 2, mode="lines", name="pretrained", line=line, hovertemplate="%{y:.3f}")
+    ticks = np.arange(len(arms))
+    plot.update_xaxes(tickvals=ticks, ticktext=[figures.text(arm) for arm in arms], range=[-0.5, len(arms) - 0.5])
+    plot.update_yaxes(title_text="natural accuracy", rangemode="tozero")
+    plot.update_layout(barmode="group", bargap=0.4, bargroupgap=0.08)
+    return figures.style(plot)
+
+
+def sentence(results: Mapping[str, dict]) -> str:
+    """Say how many natural images each arm still names right, beside the pretrained model."""
+    arms = {arm: one for arm, one in results.items() if arm != "pretrained" and one.get("natural_accuracy") is not None}
+    if not arms:
+        reasons = (one.get("natural_accuracy_reason") for one in results.values())
+        return f"There is no natural accuracy: {next(filter(None, reasons), 'nothing ran')}."
+    first = next(iter(arms.values()))
+    parts = []
+    for arm, one in arms.items():
+        undone = one.get("natural_accuracy_unrotated")
+        more = f", {undone:.3f} with mean and rotation undone" if undone is not None else ""
+        parts.append(f"{arm} {one['natural_accuracy']:.3f} ({one['natural_accuracy_low']:.3f} to {one['natural_accuracy_high']:.3f}{more})")
+    unscored = f" {first['n_unscored']} images have a label without a row and are not scored." if first["n_unscored"] else ""
+    return (
+        f"Of {first['n']} natural images the pretrained model names {first['pretrained_natural_accuracy']:.3f} right; "
+        f"after finetuning: {'; '.join(parts)}.{unscored}"
+    )

@@ -1,0 +1,118 @@
+"""One look for every plot: transparent, calm, readable in light and dark, and told apart without color.
+
+Arms have fixed colors and symbols; their contrast is at least 3:1 on white and on the dark page (computed). Figures carry
+no title: the page around them does. Class and file names are a user's text: pass them through `text` first.
+"""
+
+from __future__ import annotations
+
+import html
+import textwrap
+import unicodedata
+from collections.abc import Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+
+HEIGHT = 360
+GREY = "#7f7f7f"  # 4.0:1 on white, 4.5:1 on the dark page: the text color where no stylesheet replaces it
+GRID = "rgba(127,127,127,0.22)"
+# Alpha instead of lightness, so that the page shows through and the page's own text color stays readable in every cell.
+SEQUENTIAL = [[0.0, "rgba(58,135,200,0.02)"], [1.0, "rgba(58,135,200,0.62)"]]
+
+# Blue with orange and green are the colorblind-safe set of Okabe and Ito, darkened to 3:1 where theirs fail on white.
+ARMS = {
+    "pretrained": ("#7F7F7F", "circle", "dot"),
+    "none": ("#D55E00", "x", "solid"),
+    "rift": ("#009E73", "diamond-open", "solid"),
+}
+FURTHER = (
+    ("#2F86C9", "square-open", "solid"),
+    ("#9B6FC3", "triangle-up", "solid"),
+    ("#A6761D", "cross", "solid"),
+    ("#C2558F", "star", "solid"),
+    ("#1A93A6", "triangle-down-open", "solid"),
+    ("#6B8E23", "pentagon", "solid"),
+    ("#C44E52", "hourglass", "solid"),
+)
+CLASS_COLORS = ("#2F86C9", "#D55E00", "#009E73", "#9B6FC3", "#A6761D", "#C2558F", "#1A93A6", "#6B8E23")
+CLASS_SYMBOLS = ("circle", "square-open", "triangle-up", "diamond-open", "x", "star-open", "pentagon")
+
+
+def color(arm: str, arms: Sequence[str] = ()) -> str:
+    """Return an arm's color as hexadecimal; one without its own takes the next of a cycle by its place in `arms`."""
+    return _look(arm, arms)[0]
+
+
+def symbol(arm: str, arms: Sequence[str] = ()) -> str:
+    """Return an arm's plotly marker symbol, chosen like its color."""
+    return _look(arm, arms)[1]
+
+
+def dash(arm: str, arms: Sequence[str] = ()) -> str:
+    """Return an arm's line dash: dotted for the pretrained model, which is the reference and never a result."""
+    return _look(arm, arms)[2]
+
+
+def _look(arm: str, arms: Sequence[str]) -> tuple[str, str, str]:
+    if arm in ARMS:
+        return ARMS[arm]
+    others = [name for name in arms if name not in ARMS]
+    return FURTHER[(others.index(arm) if arm in others else 0) % len(FURTHER)]
+
+
+def class_look(index: int) -> tuple[str, str]:
+    """Return color and symbol of a class; 8 colors and 7 symbols tell 56 classes apart."""
+    return CLASS_COLORS[index % len(CLASS_COLORS)], CLASS_SYMBOLS[index % len(CLASS_SYMBOLS)]
+
+
+def text(name: object, longest: int = 24) -> str:
+    """Return a user's text as plotly may show it: no markup, no control or direction characters, shortened in the middle."""
+    plain = "".join(" " if unicodedata.category(sign)[0] in "CZ" else sign for sign in str(name)).strip()
+    if len(plain) > longest:
+        head = (longest - 1) // 2
+        plain = f"{plain[:head]}…{plain[-(longest - 1 - head) :]}"
+    return html.escape(plain, quote=False)
+
+
+def faded(hexadecimal: str, alpha: float) -> str:
+    """Return a hexadecimal color as rgba with the given opacity in [0, 1]."""
+    red, green, blue = (int(hexadecimal[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{alpha:g})"
+
+
+def numbers(values: object) -> np.ndarray:
+    """Return saved numbers as a float array; what could not be computed (None) becomes nan, which plotly leaves out."""
+    return np.asarray([] if values is None else values, dtype=float)
+
+
+def style(figure: go.Figure, height: int = HEIGHT) -> go.Figure:
+    """Give a figure the common look, in place, and return it."""
+    figure.update_layout(
+        template="none",
+        height=height,
+        autosize=True,
+        margin={"l": 56, "r": 16, "t": 48, "b": 48},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": "inherit", "size": 13, "color": GREY},
+        legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
+        hoverlabel={"bgcolor": "#23272e", "bordercolor": "#23272e", "font": {"color": "#ffffff", "family": "inherit"}},
+        hovermode="closest",
+        uirevision="rift",  # keeps zoom and hidden arms when new data arrive
+        title=None,
+    )
+    axis = {"gridcolor": GRID, "linecolor": GRID, "zeroline": False, "automargin": True, "ticks": "", "title": {"standoff": 12}}
+    figure.update_xaxes(**axis)
+    figure.update_yaxes(**axis)
+    return figure
+
+
+def empty(reason: str) -> go.Figure:
+    """Return a figure that says in words why there is nothing to plot."""
+    figure = go.Figure()
+    lines = "<br>".join(text(line, 48) for line in textwrap.wrap(reason, 48))
+    figure.add_annotation(text=lines, showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper")
+    figure.update_xaxes(visible=False)
+    figure.update_yaxes(visible=False)
+    return style(figure, 140)

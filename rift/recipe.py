@@ -1,0 +1,264 @@
+"""One run from experiment to result, straight down; every arm of a comparison goes through here."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import io
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save as to_safetensors
+
+from rift import catalog, dataset, similarity, train
+from rift.config import Experiment, digest
+from rift.errors import RunError, UserError
+from rift.model import Backbone, Classifier, Task, fingerprint, to_float, trainable
+from rift.runs import SCHEMA, Lab, Run, write_bytes, write_json
+from rift.snapshot import Arrays, Snapshot, capture
+
+CHECKPOINT_SECONDS = 10.0  # how much work a killed process may lose
+PROBE = 512  # most validation images looked at after every epoch
+
+
+def execute(run: Run, lab: Lab, device: torch.device) -> None:
+    """Carry out one run and leave its result in its directory; a UserError becomes the run's end, never a lost run."""
+    with run.alive():
+        run.append("start", pid=os.getpid(), device=device.type, threads=torch.get_num_threads(), torch=torch.__version__)
+        try:
+            done = _execute(run, lab, device)
+        except UserError as error:
+            run.append("end", state="failed", code=error.code, message=error.sentence)
+        except torch.OutOfMemoryError:
+            run.append("end", state="failed", code="run.memory", message="The device has too little memory; try a smaller batch_size.")
+        except BaseException as error:
+            run.append("end", state="failed", code="", message=f"{type(error).__name__}: {error}")
+            raise
+        else:
+            run.append("end", state="done" if done else "stopped")
+
+
+def _execute(run: Run, lab: Lab, device: torch.device) -> bool:
+    began = time.perf_counter() - _seconds_before(run)
+    experiment, training = run.experiment, run.experiment.training
+    run.append("stage", stage="preparing")
+    images, natural = dataset.load(lab.data / experiment.data), dataset.load(lab.data / experiment.natural)
+    parts = dataset.split(images, training.split_seed)
+    train.seed_everything(experiment.seed)
+    pretrained: Backbone = catalog.door("backbones", experiment.backbone.name)(**experiment.backbone.options).to(device).eval()
+    task: Task = catalog.door("tasks", experiment.task.name)(images.classes, **experiment.task.options)
+    before = snapshot_of_pretrained(lab, pretrained, images, natural, parts)
+
+    classifier = Classifier(copy.deepcopy(pretrained), task.head(pretrained.width)).to(device)
+    catalog.door("methods", experiment.method.name)(classifier.backbone, **experiment.method.options)
+    pixels = images.pixels(pretrained.pixels)
+    views = train.Views(pixels[parts.train], images.labels[parts.train], training, experiment.seed, device)
+    views.pretrained, views.cache = pretrained, lab.cache / f"views-{_views_key(experiment, pretrained, parts)}.npz"
+    build = catalog.door("regularizers", experiment.regularizer.name)
+    regularizer = build(pretrained, classifier.backbone, views, **experiment.regularizer.options).to(device)
+    state = train.State(classifier, regularizer, train.make_optimizer(classifier, regularizer, training))
+    _resume(run, state)
+
+    run.append("stage", stage="training")
+    probe = parts.validation[:PROBE]
+    evaluate = _evaluator(state, task, pixels[probe], images.labels[probe], before.sets["validation"].embeddings[:PROBE], device)
+    if not _train(run, state, train.train(state, task, views, training, experiment.strength, experiment.seed, evaluate)):
+        return False
+
+    run.append("stage", stage="evaluating")
+    after = _snapshot(classifier, images, natural, parts, before)
+    after.save(run.path / "snapshot.npz")
+    numbers = measure(run, before, after, SCHEMA)
+    test = after.sets["test"]
+    numbers["task_loss"] = float(task.loss(torch.from_numpy(test.logits), torch.from_numpy(test.labels)))
+    numbers["penalty"] = float(next(event for event in reversed(run.events()) if event["event"] == "step")["penalty"])
+    numbers["step_milliseconds"] = train.step_milliseconds(state)
+    numbers["seconds"] = time.perf_counter() - began + (views.seconds if views.from_cache else 0.0)
+    _write_predictions(run, after, task)
+    _write_weights(run, classifier)
+    result = {
+        "schema": SCHEMA,
+        "run": run.id,
+        "pair": experiment.pair_id,
+        "seed": experiment.seed,
+        "trainable_parameters": trainable(classifier),
+        "diverged": False,
+        "target_seconds": views.seconds,
+        "targets_cached": views.from_cache,
+        "backbone": {"width": pretrained.width, "layers": pretrained.layers, "weights": pretrained.weights or fingerprint(pretrained),
+                     "parameters": sum(p.numel() for p in pretrained.parameters())},
+        "environment": {"torch": torch.__version__, "device": _device_name(device), "threads": torch.get_num_threads(),
+                        "precision": training.precision},
+        "numbers": {key: value for key, value in numbers.items() if not isinstance(value, (list, dict)) or key == "cka_layers"},
+    }
+    write_json(run.path / "result.json", result)
+    for checkpoint in (run.path / "checkpoint").glob("*.pt"):
+        checkpoint.unlink()
+    return True
+
+
+def _train(run: Run, state: train.State, events: Any) -> bool:
+    """Write events, checkpoints and, when asked to stop, what is done so far; returns False when stopped."""
+    saved = time.perf_counter()
+    for event in events:
+        run.append(event.kind, **event.values)
+        stop = run.stop_requested
+        if stop or time.perf_counter() - saved > CHECKPOINT_SECONDS:
+            folder = run.path / "checkpoint"
+            folder.mkdir(exist_ok=True)
+            state.save(folder / f"step-{state.step:07d}.pt")
+            for old in sorted(folder.glob("*.pt"))[:-2]:
+                old.unlink()
+            saved = time.perf_counter()
+        if stop:
+            return False
+    return True
+
+
+def _resume(run: Run, state: train.State) -> None:
+    """Continue from the newest checkpoint that can be read."""
+    for path in sorted((run.path / "checkpoint").glob("*.pt"), reverse=True):
+        try:
+            state.load(path)
+        except (RuntimeError, EOFError, KeyError, ValueError):  # torn or foreign: the one before it still stands
+            continue
+        run.append("resume", step=state.step)
+        return
+
+
+def _evaluator(state: train.State, task: Task, pixels: np.ndarray, labels: np.ndarray, before: np.ndarray, device: torch.device):
+    """Return a function that scores the probe with the current weights; accuracy, loss and CKA come from one pass."""
+
+    def evaluate() -> dict[str, Any]:
+        arrays = capture(state.classifier, pixels, np.arange(len(pixels)).astype(str), labels)
+        logits, truth = torch.from_numpy(arrays.logits), torch.from_numpy(arrays.labels)
+        numbers: dict[str, Any] = {f"validation_{key}": value for key, value in task.score(logits, truth).items()}
+        numbers["validation_task_loss"] = float(task.loss(logits, truth))
+        for name, function in (("cka", similarity.cka), ("cka_debiased", similarity.debiased_cka)):
+            try:
+                numbers[name] = float(function(before, arrays.embeddings))
+            except ValueError as error:
+                numbers[name], numbers[f"{name}_reason"] = None, str(error)
+        return numbers
+
+    return evaluate
+
+
+def snapshot_of_pretrained(
+    lab: Lab, pretrained: Backbone, images: dataset.ImageSet, natural: dataset.ImageSet, parts: dataset.Split
+) -> Snapshot:
+    """Return the pretrained model's arrays; it runs over each set once per lab, whatever the split, the seed or the arm."""
+    mark = fingerprint(pretrained)
+
+    def whole(one: dataset.ImageSet) -> Arrays:
+        path = lab.cache / f"pretrained-{digest([mark, one.digest])[:24]}.npz"
+        if not path.exists():
+            arrays = capture(pretrained, one.pixels(pretrained.pixels), one.ids, one.labels)
+            Snapshot({"all": arrays}, one.classes, (), None).save(path)
+        return Snapshot.load(path).sets["all"]
+
+    medical = whole(images)
+    sets = {name: _subset(medical, indices) for name, indices in vars(parts).items()}
+    head = pretrained.natural_head(natural.classes)
+    rows = None
+    if head is not None:
+        rows = np.full((len(natural.classes), pretrained.width), np.nan, np.float32)
+        if head.classes:
+            rows[[natural.classes.index(label) for label in head.classes]] = head.rows.float().cpu().numpy()
+    scale = head.scale if head is not None else 100.0
+    return Snapshot({**sets, "natural": whole(natural)}, images.classes, natural.classes, rows, scale)
+
+
+def _snapshot(
+    classifier: Classifier, images: dataset.ImageSet, natural: dataset.ImageSet, parts: dataset.Split, before: Snapshot
+) -> Snapshot:
+    pixels = images.pixels(classifier.backbone.pixels)
+    medical = capture(classifier, pixels, images.ids, images.labels)
+    seen = capture(classifier.backbone, natural.pixels(classifier.backbone.pixels), natural.ids, natural.labels)
+    sets = {name: _subset(medical, indices) for name, indices in vars(parts).items()}
+    return Snapshot({**sets, "natural": seen}, before.classes, before.natural_classes, before.rows, before.scale)
+
+
+def _subset(arrays: Arrays, indices: np.ndarray) -> Arrays:
+    logits = None if arrays.logits is None else arrays.logits[indices]
+    return Arrays(arrays.ids[indices], arrays.labels[indices], arrays.embeddings[indices], arrays.activations[:, indices], logits)
+
+
+def measure(run: Run, before: Snapshot, after: Snapshot, schema: int = SCHEMA) -> dict[str, Any]:
+    """Run every diagnostic that needs saved arrays only, keep each under `measures/`, and return all their numbers."""
+    numbers: dict[str, Any] = {}
+    (run.path / "measures").mkdir(exist_ok=True)
+    for name in catalog.names("diagnostics"):
+        if hasattr(catalog.module("diagnostics", name), "capture"):
+            continue
+        settings = catalog.settings("diagnostics", name)().model_dump(mode="json")
+        values = plain(catalog.door("diagnostics", name)(before, after, **settings))
+        document = {"schema": schema, "diagnostic": name, "settings": settings, "n": values.get("n"), "runs": {run.id: values}}
+        write_json(run.path / "measures" / f"{name}.json", document)
+        numbers.update(values)
+    return numbers
+
+
+def plain(value: Any) -> Any:
+    """Turn arrays and numpy numbers into what JSON knows; a number that is not finite becomes None."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _write_predictions(run: Run, after: Snapshot, task: Task) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["image", "label", "split", *after.classes])
+    for name in ("train", "validation", "test"):
+        arrays = after.sets[name]
+        probabilities = task.probabilities(torch.from_numpy(arrays.logits)).numpy()
+        for image, label, row in zip(arrays.ids, arrays.labels, probabilities, strict=True):
+            writer.writerow([image, after.classes[label], name, *(f"{p:.6f}" for p in row)])
+    write_bytes(run.path / "predictions.csv", text.getvalue().encode())
+
+
+def _write_weights(run: Run, classifier: Classifier) -> None:
+    changed = {name for name, parameter in classifier.named_parameters() if parameter.requires_grad}
+    tensors = {name: value.cpu().contiguous() for name, value in classifier.state_dict().items() if name in changed}
+    write_bytes(run.path / "weights.safetensors", to_safetensors(tensors, metadata={"run": run.id, "format": "pt"}))
+
+
+def _views_key(experiment: Experiment, pretrained: Backbone, parts: dataset.Split) -> str:
+    training = experiment.training
+    which = [training.augment, training.views, experiment.seed, training.split_seed, experiment.data]
+    return digest([fingerprint(pretrained), len(parts.train), *which])[:24]
+
+
+def _seconds_before(run: Run) -> float:
+    """Return the working time of earlier attempts at this run, so that a resumed run's seconds are not understated."""
+    total, start, last = 0.0, None, 0.0
+    for event in run.events():
+        if event["event"] == "start":
+            total += last - start if start is not None else 0.0
+            start = event["time"]
+        last = event["time"]
+    return total
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device for `auto`, `cpu` or `cuda`; `run.missing` when CUDA is asked for and absent."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise RunError("run.missing", "There is no CUDA device here; use --device cpu or auto.")
+    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")

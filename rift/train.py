@@ -1,0 +1,288 @@
+"""The training loop: a plain generator of events over seeded views, the same images in the same order for every arm."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rift.config import Training
+from rift.errors import RunError
+from rift.model import Backbone, Classifier, Task, to_float
+
+AREA = {"light": 0.8, "strong": 0.5}  # smallest share of the image's area that a crop keeps
+
+
+class Views:
+    """The training images under at most four seeded augmentations each, and what the pretrained model makes of them.
+
+    View `v` of image `i` looks the same in every epoch and every arm, so the pretrained embeddings are computed once, kept
+    in `cache`, and no regularizer pays for a second forward pass per step.
+    """
+
+    def __init__(self, pixels: np.ndarray, labels: np.ndarray, training: Training, seed: int, device: torch.device | str = "cpu"):
+        self.pixels = torch.from_numpy(np.ascontiguousarray(pixels))
+        self.labels = torch.as_tensor(labels, device=device)
+        self.device = torch.device(device)
+        self.views = 1 if training.augment == "none" else training.views
+        self.kind = training.augment
+        self.pretrained: Backbone | None = None
+        self.cache: Path | None = None
+        self.seconds, self.from_cache = 0.0, False  # what the pretrained model's pass costs, and whether this run was spared it
+        self._embeddings: Tensor | None = None
+        if self.kind != "none":
+            generator = torch.Generator().manual_seed(seed)
+            self.draws = torch.rand(self.views, len(pixels), 7, generator=generator)
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def images(self, ids: np.ndarray | Tensor, view: int) -> Tensor:
+        """Return one view of some images as float `(b, 3, s, s)` in [0, 1]."""
+        ids = torch.as_tensor(ids)
+        images = to_float(self.pixels[ids].to(self.device))
+        if self.kind == "none":
+            return images
+        draw = self.draws[view][ids].to(self.device)
+        side = (AREA[self.kind] + (1 - AREA[self.kind]) * draw[:, 0]).sqrt()
+        theta = torch.zeros(len(ids), 2, 3, device=self.device)
+        theta[:, 0, 0] = side * torch.where(draw[:, 1] < 0.5, -1.0, 1.0)
+        theta[:, 1, 1] = side * (torch.where(draw[:, 2] < 0.5, -1.0, 1.0) if self.kind == "strong" else 1.0)
+        theta[:, :, 2] = (2 * draw[:, 3:5] - 1) * (1 - side)[:, None]
+        grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+        images = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+        if self.kind == "strong":  # contrast and brightness by up to a fifth
+            gain, shift = 0.8 + 0.4 * draw[:, 5], 0.4 * draw[:, 6] - 0.2
+            images = ((images - 0.5) * gain[:, None, None, None] + 0.5 + shift[:, None, None, None]).clamp(0, 1)
+        return images
+
+    @property
+    def embeddings(self) -> Tensor:
+        """Return the pretrained embeddings of every view, float32 `(views, n, d)`, computed or read at first use."""
+        if self._embeddings is None:
+            if self.cache is None or not self.cache.exists():
+                began = time.perf_counter()
+                computed = self._pretrained_embeddings()
+                self.seconds = time.perf_counter() - began
+                if self.cache is None:
+                    self._embeddings = computed
+                    return computed
+                partial = self.cache.with_suffix(f".{os.getpid()}.part")
+                with partial.open("wb") as file:
+                    np.savez(file, embeddings=computed.cpu().numpy(), seconds=self.seconds)
+                os.replace(partial, self.cache)
+            else:
+                self.from_cache = True
+            with np.load(self.cache) as stored:
+                self._embeddings, self.seconds = torch.from_numpy(stored["embeddings"]).to(self.device), float(stored["seconds"])
+        return self._embeddings
+
+    @torch.no_grad()
+    def _pretrained_embeddings(self) -> Tensor:
+        if self.pretrained is None:
+            raise ValueError("these views know no pretrained model")
+        model, chunks = self.pretrained.eval(), torch.arange(len(self)).split(64)
+        return torch.stack([torch.cat([model(self.images(ids, view)).float() for ids in chunks]) for view in range(self.views)])
+
+
+def batches(n: int, batch_size: int, epoch: int, seed: int) -> list[np.ndarray]:
+    """Return the epoch's batches of indices; their sizes differ by at most one, since a tiny last batch has a useless covariance."""
+    order = np.random.default_rng([seed, epoch]).permutation(n)
+    return np.array_split(order, max(1, math.ceil(n / batch_size)))
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something worth a line in the run's log: kind "step" or "epoch" and its numbers."""
+
+    kind: str
+    values: dict[str, Any]
+
+
+@dataclass
+class State:
+    """All that a resumed run needs: `step` counts finished steps."""
+
+    classifier: Classifier
+    regularizer: nn.Module
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    milliseconds: list[float] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint atomically; `run.disk` when the disk refuses."""
+        state = {
+            "classifier": self.classifier.state_dict(),
+            "regularizer": self.regularizer.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "milliseconds": self.milliseconds,
+            "history": self.history,
+            "torch_rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        }
+        partial = path.with_suffix(".part")
+        try:
+            with partial.open("wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise RunError("run.disk", f"The checkpoint could not be written: {error.strerror}. Free some space, then resume.") from error
+
+    def load(self, path: Path) -> None:
+        """Continue from a checkpoint that `save` wrote."""
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        self.classifier.load_state_dict(state["classifier"])
+        self.regularizer.load_state_dict(state["regularizer"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.milliseconds, self.history = state["step"], state["milliseconds"], state["history"]
+        torch.set_rng_state(state["torch_rng"])
+        if state["cuda_rng"]:
+            torch.cuda.set_rng_state_all(state["cuda_rng"])
+
+
+def make_optimizer(classifier: Classifier, regularizer: nn.Module, training: Training) -> torch.optim.Optimizer:
+    """Return AdamW or SGD over what trains: backbone, head and the regularizer's own map; no decay on biases, norms and maps."""
+    groups = []
+    for module, rate in ((classifier.backbone, training.learning_rate), (classifier.head, training.head_learning_rate)):
+        chosen = [p for p in module.parameters() if p.requires_grad]
+        groups.append({"params": [p for p in chosen if p.ndim > 1], "lr": rate, "weight_decay": training.weight_decay})
+        groups.append({"params": [p for p in chosen if p.ndim <= 1], "lr": rate, "weight_decay": 0.0})
+    groups.append({"params": list(regularizer.parameters()), "lr": training.learning_rate, "weight_decay": 0.0})
+    groups = [{**group, "peak": group["lr"]} for group in groups if group["params"]]
+    if training.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=0.9)
+    return torch.optim.AdamW(groups, fused=True)
+
+
+def schedule(step: int, steps: int, warmup: float) -> float:
+    """Return the share of the peak rate at a step: linear warm-up, then half a cosine to zero; in (0, 1]."""
+    rising = max(1, round(warmup * steps))
+    if step < rising:
+        return (step + 1) / rising
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+
+
+def train(
+    state: State,
+    task: Task,
+    views: Views,
+    training: Training,
+    strength: float,
+    seed: int,
+    evaluate: Callable[[], dict[str, Any]],
+) -> Iterator[Event]:
+    """Train to the last epoch, yielding a "step" event after each step and an "epoch" event with `evaluate`'s numbers.
+
+    The consumer may stop at any yield; `state` is then consistent and can be saved. Raises `run.diverged` when the loss or a
+    gradient is not finite (the weights are those before that step) and `run.memory` when the device has too little memory.
+    """
+    per_epoch = len(batches(len(views), training.batch_size, 0, seed))
+    steps = per_epoch * training.epochs
+    frozen = not any(p.requires_grad for p in state.classifier.backbone.parameters())
+    parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
+    while state.step < steps:
+        epoch, within = divmod(state.step, per_epoch)
+        ids = batches(len(views), training.batch_size, epoch, seed)[within]
+        for group in state.optimizer.param_groups:
+            group["lr"] = group["peak"] * schedule(state.step, steps, training.warmup)
+        try:
+            values = _step(state, task, views, training, strength, ids, epoch % views.views, frozen, parameters)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            message = f"The device has too little memory for batches of {training.batch_size} images; try a smaller batch_size."
+            raise RunError("run.memory", message) from error
+        state.step += 1
+        yield Event("step", {"step": state.step, "steps": steps, "epoch": epoch + 1, **values})
+        if within + 1 == per_epoch:
+            numbers = {"epoch": epoch + 1, "epochs": training.epochs, **evaluate()}
+            state.history.append(numbers)
+            yield Event("epoch", numbers)
+
+
+def _step(
+    state: State,
+    task: Task,
+    views: Views,
+    training: Training,
+    strength: float,
+    ids: np.ndarray,
+    view: int,
+    frozen: bool,
+    parameters: list[Tensor],
+) -> dict[str, Any]:
+    classifier, device = state.classifier, views.device
+    classifier.train()
+    state.regularizer.train()
+    images, labels = views.images(ids, view), views.labels[torch.as_tensor(ids, device=device)]
+    targets = views.embeddings[view, ids] if state.regularizer.needs_targets else None
+    began = _now(device)
+    with autocast(device, training.precision):
+        if frozen:  # a frozen backbone computes what the pretrained one did, and that is cached
+            embeddings = views.embeddings[view, ids]
+            logits = classifier.head(embeddings)
+        else:
+            embeddings, logits = classifier(images)
+        task_loss = task.loss(logits, labels)
+    penalty = state.regularizer(embeddings.float(), targets)
+    loss = task_loss + strength * penalty if strength else task_loss
+    state.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    try:
+        norm = nn.utils.clip_grad_norm_(parameters, training.clip, error_if_nonfinite=True)
+    except RuntimeError as error:
+        if "non-finite" not in str(error):
+            raise
+        message = f"Training diverged at step {state.step + 1}: a gradient is not finite. Try a smaller learning rate."
+        raise RunError("run.diverged", message) from error
+    state.optimizer.step()
+    milliseconds = (_now(device) - began) * 1000
+    state.milliseconds.append(milliseconds)
+    return {
+        "task_loss": float(task_loss.detach()),
+        "penalty": float(penalty.detach()),
+        "accuracy": float((logits.detach().argmax(1) == labels).float().mean()),
+        "gradient_norm": float(norm),
+        "learning_rate": state.optimizer.param_groups[0]["lr"],
+        "milliseconds": round(milliseconds, 3),
+    }
+
+
+def step_milliseconds(state: State) -> float | None:
+    """Return the median time of a step without the first three, None for fewer than four steps."""
+    return statistics.median(state.milliseconds[3:]) if len(state.milliseconds) > 3 else None
+
+
+def autocast(device: torch.device, precision: str) -> Any:
+    """Return bf16 autocast where it is asked for or, under "auto", on CUDA."""
+    wanted = precision == "bf16" or (precision == "auto" and device.type == "cuda")
+    return torch.autocast(device.type, torch.bfloat16) if wanted else nullcontext()
+
+
+def seed_everything(seed: int) -> None:
+    """Seed every generator that training may draw from, and ask torch for deterministic kernels."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - libraries still draw from it
+    torch.manual_seed(seed)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
