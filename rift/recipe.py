@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save as to_safetensors
+from sklearn.neighbors import KNeighborsClassifier
 
 from rift import catalog, dataset, similarity, train
-from rift.config import Experiment, digest
+from rift.config import Choice, Experiment, digest
 from rift.errors import RunError, UserError
 from rift.model import Backbone, Classifier, Task, fingerprint, to_float, trainable
 from rift.runs import SCHEMA, Lab, Run, write_bytes, write_json
@@ -53,7 +54,7 @@ def _execute(run: Run, lab: Lab, device: torch.device) -> bool:
     train.seed_everything(experiment.seed)
     pretrained: Backbone = catalog.door("backbones", experiment.backbone.name)(**experiment.backbone.options).to(device).eval()
     task: Task = catalog.door("tasks", experiment.task.name)(images.classes, **experiment.task.options)
-    before = snapshot_of_pretrained(lab, pretrained, images, natural, parts)
+    before, before_name = snapshot_of_pretrained(lab, pretrained, images, natural, parts)
 
     classifier = Classifier(copy.deepcopy(pretrained), task.head(pretrained.width)).to(device)
     catalog.door("methods", experiment.method.name)(classifier.backbone, **experiment.method.options)
@@ -74,7 +75,7 @@ def _execute(run: Run, lab: Lab, device: torch.device) -> bool:
     run.append("stage", stage="evaluating")
     after = _snapshot(classifier, images, natural, parts, before)
     after.save(run.path / "snapshot.npz")
-    numbers = measure(run, before, after, SCHEMA)
+    numbers = measure(run, before, after)
     test = after.sets["test"]
     numbers["task_loss"] = float(task.loss(torch.from_numpy(test.logits), torch.from_numpy(test.labels)))
     numbers["penalty"] = float(next(event for event in reversed(run.events()) if event["event"] == "step")["penalty"])
@@ -89,6 +90,8 @@ def _execute(run: Run, lab: Lab, device: torch.device) -> bool:
         "seed": experiment.seed,
         "trainable_parameters": trainable(classifier),
         "diverged": False,
+        "before": before_name,
+        "pretrained": _pretrained_numbers(before),
         "target_seconds": views.seconds,
         "targets_cached": views.from_cache,
         "backbone": {"width": pretrained.width, "layers": pretrained.layers, "weights": pretrained.weights or fingerprint(pretrained),
@@ -152,9 +155,15 @@ def _evaluator(state: train.State, task: Task, pixels: np.ndarray, labels: np.nd
 
 def snapshot_of_pretrained(
     lab: Lab, pretrained: Backbone, images: dataset.ImageSet, natural: dataset.ImageSet, parts: dataset.Split
-) -> Snapshot:
-    """Return the pretrained model's arrays; it runs over each set once per lab, whatever the split, the seed or the arm."""
+) -> tuple[Snapshot, str]:
+    """Return the pretrained model's arrays and their file in the cache.
+
+    The model runs over each set once per lab, whatever the split, the seed or the arm.
+    """
     mark = fingerprint(pretrained)
+    name = f"before-{digest([mark, images.digest, natural.digest, [part.tolist() for part in vars(parts).values()]])[:24]}.npz"
+    if (lab.cache / name).exists():
+        return Snapshot.load(lab.cache / name), name
 
     def whole(one: dataset.ImageSet) -> Arrays:
         path = lab.cache / f"pretrained-{digest([mark, one.digest])[:24]}.npz"
@@ -172,7 +181,18 @@ def snapshot_of_pretrained(
         if head.classes:
             rows[[natural.classes.index(label) for label in head.classes]] = head.rows.float().cpu().numpy()
     scale = head.scale if head is not None else 100.0
-    return Snapshot({**sets, "natural": whole(natural)}, images.classes, natural.classes, rows, scale)
+    before = Snapshot({**sets, "natural": whole(natural)}, images.classes, natural.classes, rows, scale)
+    before.save(lab.cache / name)
+    return before, name
+
+
+def _pretrained_numbers(before: Snapshot) -> dict[str, Any]:
+    """Return what the pretrained model can do before any finetuning: natural accuracy, and 5-NN on the medical test images."""
+    measured = plain(catalog.door("diagnostics", "zero_shot")(before, before))
+    numbers = {key: measured[key] for key in measured if key.removesuffix("_reason") in ("natural_accuracy", "natural_top5")}
+    known, test = before.sets["train"], before.sets["test"]
+    neighbors = KNeighborsClassifier(min(5, len(known.labels)), metric="cosine").fit(known.embeddings, known.labels)
+    return {**numbers, "knn_accuracy": float(neighbors.score(test.embeddings, test.labels))}
 
 
 def _snapshot(
@@ -190,19 +210,29 @@ def _subset(arrays: Arrays, indices: np.ndarray) -> Arrays:
     return Arrays(arrays.ids[indices], arrays.labels[indices], arrays.embeddings[indices], arrays.activations[:, indices], logits)
 
 
-def measure(run: Run, before: Snapshot, after: Snapshot, schema: int = SCHEMA) -> dict[str, Any]:
+def measure(run: Run, before: Snapshot, after: Snapshot) -> dict[str, Any]:
     """Run every diagnostic that needs saved arrays only, keep each under `measures/`, and return all their numbers."""
     numbers: dict[str, Any] = {}
-    (run.path / "measures").mkdir(exist_ok=True)
     for name in catalog.names("diagnostics"):
-        if hasattr(catalog.module("diagnostics", name), "capture"):
-            continue
-        settings = catalog.settings("diagnostics", name)().model_dump(mode="json")
-        values = plain(catalog.door("diagnostics", name)(before, after, **settings))
-        document = {"schema": schema, "diagnostic": name, "settings": settings, "n": values.get("n"), "runs": {run.id: values}}
-        write_json(run.path / "measures" / f"{name}.json", document)
-        numbers.update(values)
+        if not hasattr(catalog.module("diagnostics", name), "capture"):
+            document = _measure(run, catalog.check("diagnostics", Choice(name=name)), before, after)
+            numbers.update(document["runs"][run.id])
     return numbers
+
+
+def measure_again(lab: Lab, run: Run, diagnostic: Choice) -> dict[str, Any]:
+    """Measure one diagnostic on a finished run with these settings, keep the document in the run and return it."""
+    before = Snapshot.load(lab.cache / (run.result() or {})["before"])
+    return _measure(run, diagnostic, before, Snapshot.load(run.path / "snapshot.npz"))
+
+
+def _measure(run: Run, diagnostic: Choice, before: Snapshot, after: Snapshot) -> dict[str, Any]:
+    values = plain(catalog.door("diagnostics", diagnostic.name)(before, after, **diagnostic.options))
+    head = {"schema": SCHEMA, "diagnostic": diagnostic.name, "settings": diagnostic.options, "n": values.get("n")}
+    document = {**head, "runs": {run.id: values}}
+    (run.path / "measures").mkdir(exist_ok=True)
+    write_json(run.path / "measures" / f"{diagnostic.name}.json", document)
+    return document
 
 
 def plain(value: Any) -> Any:

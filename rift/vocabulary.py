@@ -108,7 +108,7 @@ NEAREST = frozenset(
     | {"landscape", "motorbike", "motorcycle", "ocean", "potato", "puppy", "rocket", "smartphone", "tower"}
 )
 
-# Second names whose first meaning here is a part of the body (ear, hip, nail and nipple stay: they are the first names of a class).
+# Second names whose first meaning here is a part of the body (ear, hip, nail and nipple stay: each is a class's first name).
 OMITTED = frozenset({"cell", "mole", "groin", "head"})
 
 _ABOUT = (
@@ -197,7 +197,7 @@ def class_rows(labels: Sequence[str]) -> tuple[list[str], list[tuple[int, ...]],
 
 def _plain(text: str) -> str:
     text = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).lower()).replace("’", "'")
-    return re.sub(r"[\s_\-‐‑–]+", " ", text).strip(" .,;:!?\"")
+    return re.sub(r"[\s_\-‐‑–]+", " ", text).strip(' .,;:!?"')
 
 
 def _lookup(text: str) -> str | None:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub as hub
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,19 +25,19 @@ SECONDS = 5.0  # how long the hub may take to answer whether it has a file
 
 
 def fetch(repository: str, file: str) -> Path:
-    """Return the local path of a file of the model hub, downloaded on first use with a progress bar on standard error.
+    """Return the local path of a file of the model hub, downloaded on first use with progress on standard error.
 
     A file that was fetched before is used as it is, without asking the hub. Raises `model.offline` when the file is not here
     and cannot be had.
     """
-    import huggingface_hub as hub  # reads its environment variables on import: only when something is to be fetched
-
     cached = hub.try_to_load_from_cache(repository, file)
     if isinstance(cached, str):
         return Path(cached)
     try:
         # hf_hub_download itself retries for minutes when the hub is out of reach, so one quick question goes first.
-        hub.get_hf_file_metadata(hub.hf_hub_url(repository, file), timeout=SECONDS)
+        size = hub.get_hf_file_metadata(hub.hf_hub_url(repository, file), timeout=SECONDS).size or 0
+        # The client's own bar is drawn on a terminal only; a log gets this line.
+        print(f"fetching {file} of {repository}, {size / 1e6:.0f} MB", file=sys.stderr, flush=True)
         return Path(hub.hf_hub_download(repository, file))
     except Exception as error:  # the hub's client has changed its transport, and with it the exceptions, several times
         reason = (str(error).strip() or "no answer").splitlines()[0]
@@ -49,9 +54,6 @@ def read(path: Path, name: str) -> tuple[dict[str, Tensor], str]:
 
     Raises `model.weights` when the file is not one, is damaged, or holds numbers that are no weights.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     try:
         stored = load_file(path)
         with path.open("rb") as opened:
@@ -61,8 +63,8 @@ def read(path: Path, name: str) -> tuple[dict[str, Tensor], str]:
             "model.weights", f"{name} cannot be read as safetensors ({error}); give a complete .safetensors file."
         ) from error
     expected = path.resolve().name  # in the hub's cache a large file is named by its SHA-256
-    if len(expected) == 64 and expected != digest:
-        raise ModelError("model.weights", f"{name} is damaged (its SHA-256 is {digest}); delete {path.resolve()} to fetch it anew.")
+    if re.fullmatch("[0-9a-f]{64}", expected) and expected != digest:
+        raise ModelError("model.weights", f"{name} is damaged; delete {path.resolve()} to fetch it anew.")
     state = {key: value.float() for key, value in stored.items()}
     wrong = [key for key, value in state.items() if not (stored[key].is_floating_point() and value.isfinite().all())]
     if wrong:
@@ -80,7 +82,9 @@ def fill(vit: VisionTransformer, state: dict[str, Tensor], name: str) -> None:
     try:
         renamed = checkpoint_filter_fn(state, vit)
     except (RuntimeError, ValueError, AssertionError, AttributeError, IndexError) as error:
-        raise ModelError("model.weights", f"The positions in {name} fit no grid of patches ({error}).") from error
+        raise ModelError(
+            "model.weights", f"The patches or positions in {name} do not fit the architecture ({error}); choose another one."
+        ) from error
     if "patch_embed.proj.weight" in state:  # timm would resample patches of another size too: that is another architecture
         renamed["patch_embed.proj.weight"] = state["patch_embed.proj.weight"]
     match(vit, renamed, name)

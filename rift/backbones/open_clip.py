@@ -22,9 +22,7 @@ from torch.nn import functional as F
 from rift.backbones import _hub
 from rift.model import Backbone, NaturalHead
 
-Model = Literal[
-    "base_32_openai", "base_16_openai", "large_14_openai", "base_32_laion2b", "base_16_datacomp", "large_14_datacomp"
-]
+Model = Literal["base_32_openai", "base_16_openai", "large_14_openai", "base_32_laion2b", "base_16_datacomp", "large_14_datacomp"]
 # open_clip's configuration, the timm architecture that is the same image tower, the repository of the weights
 MODELS: dict[Model, tuple[str, str, str]] = {
     "base_32_openai": (

@@ -65,7 +65,7 @@ def measure(
 
 
 def _none(reason: str, names: list[str] = ARRAYS) -> Result:
-    return {**dict.fromkeys(names), **{f"{name}_reason": reason for name in names}}
+    return dict.fromkeys(names) | {f"{name}_reason": reason for name in names}
 
 
 def figure(results: Mapping[str, dict]) -> go.Figure:

@@ -1,0 +1,270 @@
+"""The main job for callers in Python and for the command line: read images, queue the arms, wait, compare, report."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rift import catalog, comparison, jobs
+from rift import report as page
+from rift.comparison import Arm
+from rift.config import PRESETS, Choice, Experiment, Training
+from rift.errors import RunError, SettingError
+from rift.runs import ENDED, SCHEMA, Lab, Run, write_json
+
+POLL_SECONDS = 0.1
+SAY_SECONDS = 5.0
+Say = Callable[[str], None]
+
+
+def compare(
+    data: str | Path,
+    out: str | Path,
+    *,
+    backbone: str = "embedded",
+    methods: Sequence[str] = ("full",),
+    regularizers: Sequence[str] = ("rift",),
+    strengths: Sequence[float] = (1.0,),
+    training: Mapping[str, Any] | None = None,
+    seeds: int = 1,
+    natural: str | Path = "bundled",
+    leave_out_small: bool = False,
+    device: str = "auto",
+    lab: str | Path | None = None,
+    workers: int = 1,
+    document_name: str = "comparison.json",
+    say: Say = lambda text: None,
+) -> dict[str, Any]:
+    """Finetune every arm from every seed, write the document and `report.html` into `out`, and return the document.
+
+    `data` and `natural` are what `contract.md` calls DATA; the arm `none` is always there. Raises any UserError, and then
+    leaves nothing half stored; `run.stopped` after Ctrl-C, with all finished work kept in the lab.
+    """
+    out = Path(out)
+    settings = settings_of(training or {})
+    model = catalog.check("backbones", catalog.parse(backbone))
+    arms = comparison.plan(list(map(catalog.parse, methods)), list(map(catalog.parse, regularizers)), strengths)
+    if device not in ("auto", "cpu", "cuda"):
+        raise SettingError("setting.range", f"--device {device!r} is not allowed; use auto, cpu or cuda.")
+    here = Lab(lab) if lab else None
+    root = here.data if here else Path(tempfile.mkdtemp(prefix="rift-"))
+    try:
+        say(f"Reading {data} …")
+        images = open_data(data, root, leave_out_small=leave_out_small)
+        others = open_natural(natural, root)
+        from rift.dataset import split
+
+        parts = split(images, settings.split_seed)
+        if here is None:
+            here = Lab(out / "lab")
+            images, others = (_move(one, here) for one in (images, others))
+    finally:
+        if not lab:
+            shutil.rmtree(root, ignore_errors=True)
+    counts = images.counts(parts)
+    say(f"{len(images)} images in {len(images.classes)} classes: " + ", ".join(f"{n} {part}" for part, n in counts.items()))
+    common = {"data": images.digest, "natural": others.digest, "backbone": model, "training": settings}
+    common["task"] = catalog.check("tasks", Choice(name="single_label"))
+    arms = [replace(arm, runs=tuple(_submit(here, arm, common, seed) for seed in range(seeds))) for arm in arms]
+    in_order = [arm.runs[seed] for seed in range(seeds) for arm in arms]
+    _finish(here, in_order, {run.id: f"{arm.name}, seed {run.experiment.seed}" for arm in arms for run in arm.runs}, device, workers, say)
+    return _publish(here, arms, images, others, parts, out, document_name)
+
+
+def settings_of(values: Mapping[str, Any]) -> Training:
+    """Return checked training settings; `preset=NAME` sets a named group first."""
+    values = dict(values)
+    preset = values.pop("preset", "default")
+    if preset not in PRESETS:
+        raise SettingError("setting.range", f"There is no preset {preset!r}; there is {', '.join(PRESETS)}.")
+    return catalog.validated(Training, PRESETS[preset] | values, "training")
+
+
+def open_data(data: str | Path, root: Path, *, leave_out_small: bool = False) -> Any:
+    """Read DATA into an image set under `root`: a zip, folder, CSV with images, .npz, or `sample:NAME:key=value`."""
+    from rift import upload
+
+    text = str(data)
+    if text.startswith("sample:"):
+        choice = catalog.check("samples", catalog.parse(text.removeprefix("sample:")))
+        return catalog.door("samples", choice.name)(root, **choice.options)
+    return upload.read(Path(data), root, leave_out_small=leave_out_small)
+
+
+def open_natural(natural: str | Path, root: Path) -> Any:
+    """Read natural images: a name of the menu, or a zip or folder of folders named by label."""
+    from rift import upload
+
+    name = str(natural).partition(":")[0]
+    if name in catalog.names("natural") and not Path(natural).exists():
+        choice = catalog.check("natural", catalog.parse(str(natural)))
+        return catalog.door("natural", choice.name)(root, **choice.options)
+    if not Path(natural).exists() and not str(natural).endswith(".zip"):
+        catalog.module("natural", name)  # raises, and names what there is
+    return upload.read(Path(natural), root, least=1, least_classes=1)
+
+
+def _move(images: Any, lab: Lab) -> Any:
+    """Take a set that was read successfully into the lab; until then nothing of it is stored there."""
+    from rift import dataset
+
+    target = lab.data / images.digest
+    if not target.exists():
+        shutil.move(images.folder, target)
+    return dataset.load(target)
+
+
+def _submit(lab: Lab, arm: Arm, common: dict[str, Any], seed: int) -> Run:
+    experiment = Experiment(method=arm.method, regularizer=arm.regularizer, strength=arm.strength, seed=seed, **common)
+    run = lab.submit(experiment)
+    if run.state in ("stopped", "failed", "lost"):
+        lab.requeue(run)
+    return run
+
+
+def _finish(lab: Lab, runs: Sequence[Run], names: Mapping[str, str], device: str, workers: int, say: Say) -> None:
+    """Start workers and follow the runs until each has ended; Ctrl-C stops them within a second."""
+    waiting = [run for run in runs if run.state not in ENDED]
+    processes = [jobs.start_worker(lab, device, waiting) for _ in range(min(workers, len(waiting)))]
+    said: dict[str, tuple[float, int]] = {}
+    try:
+        while waiting:
+            alive = any(process.poll() is None for process in processes)
+            for run in waiting:
+                _tell(run, names[run.id], said, say)
+            waiting = [run for run in waiting if run.state not in ENDED]
+            if waiting and not alive:
+                waiting = [run for run in waiting if run.state not in ENDED]
+                if waiting:
+                    raise RuntimeError(f"the worker ended with {processes[0].returncode}:\n{_tail(lab.root / 'worker.log')}")
+            time.sleep(POLL_SECONDS)
+        for process in processes:
+            process.wait()
+    except KeyboardInterrupt:
+        for run in runs:
+            if run.state not in ENDED:
+                run.request_stop()
+        for run in runs:
+            if run.state not in ENDED:
+                jobs.stop(run)
+        message = f"Stopped; what was done is kept in {lab.root}. The same command goes on from there."
+        raise RunError("run.stopped", message) from None
+
+
+def _tell(run: Run, name: str, said: dict[str, tuple[float, int]], say: Say) -> None:
+    """Say a run's newest epoch, and now and then its step."""
+    events = run.events()
+    when, count = said.get(run.id, (0.0, 0))
+    for event in events[count:]:
+        if event["event"] == "epoch":
+            cka = "" if event.get("cka") is None else f", CKA {event['cka']:.3f}"
+            say(f"{name}: epoch {event['epoch']}/{event['epochs']}, validation accuracy {event['validation_accuracy']:.3f}{cka}")
+            when = time.monotonic()
+        elif event["event"] == "end":
+            say(f"{name}: {event['state']}" + (f" ({event['message']})" if event.get("message") else ""))
+    last = next((event for event in reversed(events) if event["event"] == "step"), None)
+    if last is not None and time.monotonic() - when > SAY_SECONDS and len(events) > count:
+        left = last["milliseconds"] * (last["steps"] - last["step"]) / 1000
+        say(f"{name}: step {last['step']}/{last['steps']}, about {left:.0f} s left")
+        when = time.monotonic()
+    said[run.id] = (when, len(events))
+
+
+def _publish(
+    lab: Lab, arms: Sequence[Arm], images: Any, natural: Any, parts: Any, out: Path, name: str | None
+) -> dict[str, Any]:
+    ends = [run.end() for arm in arms for run in arm.runs]
+    if not any(run.state == "done" for arm in arms for run in arm.runs):
+        first = next(end for end in ends if end)
+        if first.get("code"):
+            raise RunError(first["code"], first["message"])
+        raise RuntimeError(first.get("message", "no run was finished"))
+    document = comparison.document(lab, arms, images, natural, parts)
+    measures = {arm.name: next((run.measures() for run in arm.runs if run.state == "done"), {}) for arm in arms}
+    photos = page.photos(natural.pixels(PHOTO_PIXELS), measures)
+    out.mkdir(parents=True, exist_ok=True)
+    if name:
+        write_json(out / name, document)
+    page.write(document, measures, out / "report.html", photos=photos)
+    return document
+
+
+PHOTO_PIXELS = 160
+
+
+def verify(data: str | Path, *, leave_out_small: bool = False) -> dict[str, Any]:
+    """Return what would be kept, changed, skipped or refused, as the verify document of `contract.md`; nothing is stored."""
+    with tempfile.TemporaryDirectory(prefix="rift-") as root:
+        images = open_data(data, Path(root), leave_out_small=leave_out_small)
+        counts = {name: int((images.labels == index).sum()) for index, name in enumerate(images.classes)}
+        head = {"schema": SCHEMA, "name": images.name, "digest": images.digest, "classes": list(images.classes), "counts": counts}
+        return head | comparison.report_of(images)
+
+
+def measure(run: str, diagnostic: str, settings: Mapping[str, Any], *, lab: str | Path | None = None) -> dict[str, Any]:
+    """Measure one diagnostic on a finished run with these settings; the document is kept in the run too."""
+    from rift import recipe
+
+    chosen = Lab(lab or _lab_of(run)).run(run)
+    home = Lab(chosen.path.parents[1])
+    if chosen.state != "done":
+        raise RunError("run.missing", f"The run {chosen.id} is {chosen.state}; only a finished run can be measured.")
+    return recipe.measure_again(home, chosen, catalog.check("diagnostics", Choice(name=diagnostic, options=dict(settings))))
+
+
+def _lab_of(run: str) -> Path:
+    path = Path(run)
+    if not (path / "experiment.json").exists():
+        raise RunError("run.missing", f"There is no run directory {run!r}; give one, or an id with --lab.")
+    return path.resolve().parents[1]
+
+
+def report(runs: Sequence[str], out: str | Path, *, lab: str | Path | None = None) -> None:
+    """Write one page about finished runs of the same images and backbone."""
+    from rift import dataset
+
+    chosen = [Lab(lab or _lab_of(run)).run(run) for run in runs]
+    home = Lab(chosen[0].path.parents[1])
+    if unfinished := [run.id for run in chosen if run.state != "done"]:
+        raise RunError("run.missing", f"Not finished: {', '.join(unfinished)}.")
+    asked = [run.experiment for run in chosen]
+    if len({(one.data, one.natural, one.backbone.model_dump_json(), one.training.split_seed) for one in asked}) > 1:
+        raise SettingError("setting.range", "These runs are of different images or backbones; a report compares runs of the same.")
+    images, natural = (dataset.load(home.data / digest) for digest in (asked[0].data, asked[0].natural))
+    parts = dataset.split(images, asked[0].training.split_seed)
+    arms = comparison.of_runs(chosen)
+    document = comparison.document(home, arms, images, natural, parts)
+    measures = {arm.name: arm.runs[0].measures() for arm in arms}
+    page.write(document, measures, Path(out), photos=page.photos(natural.pixels(PHOTO_PIXELS), measures))
+
+
+def listing(menu: str, lab: str | Path | None = None) -> list[dict[str, Any]]:
+    """Return a menu's choices, or a lab's runs, as `{name, summary, settings}`."""
+    if menu == "runs":
+        if lab is None:
+            raise SettingError("setting.unknown", "list runs needs --lab DIR.")
+        rows = []
+        for run in Lab(lab).runs():
+            one = run.experiment
+            summary = f"{run.state}: {one.backbone.name}, {one.method.name}, {one.regularizer.name}, seed {one.seed}"
+            rows.append({"name": run.id, "summary": summary, "settings": one.model_dump(mode="json")})
+        return rows
+    if menu not in catalog.DOORS:
+        raise SettingError("setting.unknown", f"There is no menu {menu!r}; there is {', '.join(catalog.DOORS)} and runs.")
+    return [
+        {
+            "name": name,
+            "summary": catalog.summary(menu, name),
+            "settings": catalog.settings(menu, name).model_json_schema().get("properties", {}),
+        }
+        for name in catalog.names(menu)
+    ]
+
+
+def _tail(path: Path) -> str:
+    return "\n".join(path.read_text(errors="replace").splitlines()[-15:])

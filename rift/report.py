@@ -1,0 +1,239 @@
+"""A comparison as one self-contained HTML page: the verdict first, then each diagnostic, then what it cannot say.
+
+The page needs no network and refuses it: its content security policy allows its own two scripts, by hash, and nothing else.
+Class and file names are a user's text: the template escapes all it is given, and plots get theirs through `figures.text`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+import jinja2
+import numpy as np
+import plotly.graph_objects as go
+from markupsafe import Markup
+from PIL import Image
+from plotly.offline import get_plotlyjs
+
+from rift import catalog, figures, statistics
+from rift.runs import write_bytes
+
+ASSETS = Path(__file__).parents[1] / "assets"
+MOST_ROWS = 200  # of a table of files; the rest is counted
+LONGEST_ARRAY = 32  # longer arrays are not worth reading as a table
+PHOTO_PIXELS = 160
+SMALLEST_NATURAL = 200  # natural images below which there is no verdict
+# metric, what it is called, what it is counted on
+METRICS = (
+    ("accuracy", "Accuracy", "test"),
+    ("balanced_accuracy", "Balanced accuracy", "test"),
+    ("cka_debiased", "Debiased CKA of medical images", "test"),
+    ("cka_natural_debiased", "Debiased CKA of natural images", "natural"),
+    ("natural_accuracy", "Natural accuracy", "natural"),
+    ("natural_accuracy_unrotated", "Natural accuracy after undoing the rotation", "natural"),
+    ("natural_agreement", "Natural agreement", "natural"),
+    ("seconds", "Time of the arm (s)", ""),
+    ("step_milliseconds", "Time of a step (ms)", ""),
+)
+
+
+class Photo(TypedDict):
+    """One natural image and what each model calls it, likeliest first."""
+
+    label: str
+    pixels: np.ndarray  # (h, w, 3) uint8
+    models: dict[str, list[tuple[str, float]]]
+
+
+def write(
+    document: Mapping[str, Any],
+    measures: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    path: Path,
+    *,
+    photos: Sequence[Photo] | None = None,
+) -> None:
+    """Write a comparison document and the measures of its arms (arm, then diagnostic) as one page; `run.disk` when it cannot."""
+    boot = (ASSETS / "report.js").read_text(encoding="utf-8")
+    plotly = get_plotlyjs()
+    page = _environment().get_template("report.html.j2").render(
+        document=document,
+        style=Markup((ASSETS / "report.css").read_text(encoding="utf-8")),
+        scripts=[Markup(plotly), Markup(boot)],
+        hashes=[_sha256(plotly), _sha256(boot)],
+        verdicts=_verdicts(document),
+        table=_arms(document),
+        sections=list(_sections(measures)),
+        photos=[{**photo, "uri": _data_uri(photo["pixels"])} for photo in photos or ()],
+        files_={kind: _files(document["data"].get(kind)) for kind in ("changed", "skipped", "warnings")},
+    )
+    write_bytes(path, page.encode())
+
+
+def photos(pixels: np.ndarray, measures: Mapping[str, Mapping[str, Mapping[str, Any]]], count: int = 12) -> list[Photo]:
+    """Return photos for `write` from natural pixels `(n, h, w, 3)`: evenly spaced over the set, so that none was picked."""
+    arms = {arm: one["zero_shot"] for arm, one in measures.items() if one.get("zero_shot", {}).get("top5") is not None}
+    if not arms or not len(pixels):
+        return []
+    first = next(iter(arms.values()))
+    names = list(first["natural_classes"])
+
+    def best(one: Mapping[str, Any], prefix: str, i: int) -> list[tuple[str, float]]:
+        pairs = zip(one[f"{prefix}top5"][i], one[f"{prefix}top5_probability"][i], strict=True)
+        return [(str(names[label]), float(p)) for label, p in pairs][:3]
+
+    chosen = np.unique(np.linspace(0, len(pixels) - 1, min(count, len(pixels))).astype(int))
+    return [
+        Photo(
+            label=str(names[first["labels"][i]]) if first["labels"][i] >= 0 else "label unknown",
+            pixels=pixels[i],
+            models={"pretrained": best(first, "pretrained_", i)}
+            | {arm: best(one, "", i) for arm, one in arms.items() if arm != "pretrained"},
+        )
+        for i in chosen
+    ]
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(ASSETS),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": _number, "options": _options}
+    environment.globals |= {"color": figures.color}
+    return environment
+
+
+def _sha256(script: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _number(value: Any) -> str:
+    """Fractions to three decimals, never rounded to a perfect 0 or 1; counts whole; None as a dash."""
+    if value is None or (isinstance(value, float) and not np.isfinite(value)):
+        return "–"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (bool, np.bool_)):
+        return "yes" if value else "no"
+    if float(value).is_integer():
+        return f"{int(value):,}"
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    short = f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+    return f"{value:.6f}".rstrip("0") if float(short).is_integer() else short
+
+
+def _options(choice: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} = {value}" for key, value in choice.get("options", {}).items()) or "no options"
+
+
+def _verdicts(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Each difference in words, with its interval's place on one scale common to all (percent of the drawing's width)."""
+    differences = document.get("differences") or []
+    ends = [abs(d[key]) for d in differences for key in ("difference", "low", "high") if d.get(key) is not None]
+    reach = max(ends, default=0) or 1.0
+
+    def place(value: float | None) -> float | None:
+        return None if value is None else round(50 + 46 * value / reach, 2)
+
+    return [
+        {
+            "verdict": d["verdict"],
+            "sentence": _sentence(d),
+            "place": {key: place(d.get(key)) for key in ("difference", "low", "high")},
+        }
+        for d in differences
+    ]
+
+
+def _sentence(d: Mapping[str, Any]) -> str:
+    name = next((name for key, name, _ in METRICS if key == d["metric"]), d["metric"].replace("_", " "))
+    difference = statistics.Difference(d["difference"], d["low"], d["high"], d["n"], d["seeds"], d["p_value"])
+    smallest = SMALLEST_NATURAL if "natural" in d["metric"] else statistics.SMALLEST
+    return statistics.sentence(name, d["arm"], d["baseline"], difference, smallest=smallest)
+
+
+def _arms(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row for each metric: its name, its n and a cell for the pretrained model and each arm."""
+    counts = {"test": (document["data"]["counts"]["test"], "test images"), "natural": (document["natural"]["images"], "natural images")}
+    rows = []
+    for metric, name, kind in METRICS:
+        cells: list[dict[str, Any]] = [{"mean": document["pretrained"].get(metric), "error": None, "reason": None}]
+        for arm in document["arms"]:
+            reasons = (run.get(f"{metric}_reason") for run in arm["runs"])
+            mean, error = arm["mean"].get(metric), arm.get("standard_error", {}).get(metric)
+            reason = next(filter(None, reasons), "not computed") if mean is None else None
+            cells.append({"mean": mean, "error": error, "reason": reason})
+        rows.append({"name": name, "n": counts.get(kind), "cells": cells})
+    return rows
+
+
+def _sections(measures: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Iterator[dict[str, Any]]:
+    """Each diagnostic of the menu that was measured: its text, its figure and its numbers."""
+    for name in catalog.names("diagnostics"):
+        results = {arm: dict(one[name]) for arm, one in measures.items() if name in one}
+        if not results:
+            continue
+        module = catalog.module("diagnostics", name)
+        figure: go.Figure = module.figure(results)
+        yield {
+            "name": name,
+            "title": name.replace("_", " ").capitalize(),
+            "summary": catalog.summary("diagnostics", name),
+            "sentence": module.sentence(results) if hasattr(module, "sentence") else "",
+            # In a script element only "<" could end the element or open a comment.
+            "figure": Markup(figure.to_json().replace("<", "\\u003c")),
+            "height": figure.layout.height or figures.HEIGHT,
+            "min_width": (figure.layout.meta or {}).get("min_width", 0),
+            "arms": list(results),
+            "rows": _rows(results),
+        }
+
+
+def _rows(results: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[Any]]]:
+    """The numbers behind a figure: one row for each number or short array entry, one cell for each arm."""
+    first = next(iter(results.values()))
+    classes = list(first.get("classes", ()))
+    rows: list[tuple[str, list[Any]]] = []
+    for name in dict.fromkeys(key for one in results.values() for key in one):
+        values = [one.get(name) for one in results.values()]
+        found = [value for value in values if value is not None]
+        if name.endswith("_reason") or name in ("classes", "ids", "labels"):
+            continue
+        if not any(isinstance(value, (np.ndarray, list, tuple)) for value in found):
+            rows.append((name, [_said(one, name) for one in results.values()]))
+            continue
+        arrays = [np.asarray([] if value is None else value) for value in values]
+        longest = max(map(len, arrays))
+        if any(array.ndim != 1 for array in arrays) or longest > LONGEST_ARRAY or first.get("n") == longest:
+            continue
+        for i in range(longest):
+            entry = classes[i] if len(classes) == longest else i + 1
+            rows.append((f"{name}, {entry}", [array[i] if i < len(array) else None for array in arrays]))
+    return rows
+
+
+def _said(one: Mapping[str, Any], name: str) -> Any:
+    reason = one.get(f"{name}_reason")
+    return f"not computed: {reason}" if one.get(name) is None and reason else one.get(name)
+
+
+def _files(rows: Sequence[Mapping[str, str]] | None) -> dict[str, Any]:
+    rows = rows or []
+    return {"rows": rows[:MOST_ROWS], "more": max(0, len(rows) - MOST_ROWS), "count": len(rows)}
+
+
+def _data_uri(pixels: np.ndarray) -> str:
+    image = Image.fromarray(np.ascontiguousarray(pixels, dtype=np.uint8))
+    image.thumbnail((PHOTO_PIXELS, PHOTO_PIXELS))
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=88)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()

@@ -1,0 +1,218 @@
+"""Entries on their way into an image set are decoded, checked and remarked on; every file ends as kept, skipped or refused.
+
+Codes of items, beside those of errors: data.orientation data.alpha data.color data.depth data.frames (how a picture was altered),
+data.duplicate (a copy was dropped), data.left_out (its class was), data.unlabeled (a file without a class), data.extension
+data.constant data.mixed data.few data.imbalance data.empty data.name data.groups data.leak data.encoding (warnings).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sized
+from dataclasses import dataclass, field
+from typing import Annotated, BinaryIO, NamedTuple
+
+import numpy as np
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+from rift import images
+from rift.archive import Limits, plain
+from rift.errors import DataError
+
+
+class Item(BaseModel):
+    """One remark about one file, or about the whole set when `file` is empty; never holds control characters."""
+
+    model_config = ConfigDict(frozen=True)
+    file: Annotated[str, AfterValidator(plain)]
+    code: str
+    message: Annotated[str, AfterValidator(lambda text: plain(text, 500))]
+
+
+class Report(BaseModel):
+    """What became of the files that were seen: `kept + len(skipped)` of them; those in `changed` are kept, but altered."""
+
+    model_config = ConfigDict(frozen=True)
+    kept: int
+    changed: tuple[Item, ...] = ()
+    skipped: tuple[Item, ...] = ()
+    warnings: tuple[Item, ...] = ()
+
+
+PARTS = ("train", "validation", "test")
+
+
+class Entry(NamedTuple):
+    """One image on its way into a store."""
+
+    id: str
+    label: str  # name of its class
+    content: bytes | np.ndarray | Callable[[], bytes]  # encoded bytes, `(h, w)` or `(h, w, 3)` levels, or what reads the bytes
+    group: str | None = None  # patient, case or lesion
+    given: str = ""  # one of PARTS if the upload says so
+
+
+@dataclass
+class Notes:
+    """What a reader has to say beside the entries; `classes` are all it has seen, empty ones too."""
+
+    skipped: list[Item] = field(default_factory=list)
+    warnings: list[Item] = field(default_factory=list)
+    classes: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class Record:
+    """A decoded image: what its checks need, and where its bytes lie in the spool."""
+
+    id: str
+    label: str
+    group: str | None
+    given: str
+    hash: str  # SHA-256 of the pixels
+    start: int
+    length: int
+    depth: int
+    gray: bool
+    change: Item | None
+
+
+def decode(items: Iterable[tuple], spool: BinaryIO, notes: Notes, progress: Callable[[int, int], None] | None) -> list[Record]:
+    """Read and decode every item once; what cannot be read becomes a skipped item."""
+    total = len(items) if isinstance(items, Sized) else 0
+    records: list[Record] = []
+    taken: Counter[str] = Counter()
+    for number, entry in enumerate(Entry(*item) for item in items):
+        if progress is not None:
+            progress(number, total)
+        unique = shown = plain(entry.id)
+        while unique in taken:  # names that differ only in what cannot be shown
+            taken[shown] += 1
+            unique = f"{shown}~{taken[shown]}"
+        taken[unique] = 1
+        notes.classes.add(entry.label)
+        try:
+            content = entry.content() if callable(entry.content) else entry.content
+            data = images.encode(content) if isinstance(content, np.ndarray) else content
+            image = images.read(data)
+        except DataError as error:
+            notes.skipped.append(Item(file=unique, code=error.code, message=error.sentence))
+            continue
+        records.append(_record(entry, unique, image, spool.tell(), len(data), notes))
+        spool.write(data)
+    if progress is not None:
+        progress(total or len(records), total or len(records))
+    return records
+
+
+def _record(entry: Entry, id: str, image: images.Image, start: int, length: int, notes: Notes) -> Record:
+    pixels = image.pixels
+    if pixels.min() == pixels.max():
+        notes.warnings.append(Item(file=id, code="data.constant", message="Every pixel of this picture is the same."))
+    ending = id.rpartition(".")[2].lower().replace("jpg", "jpeg").replace("tif", "tiff").replace("tifff", "tiff")
+    if ending in {"png", "jpeg", "tiff", "bmp", "webp", "gif"} - {image.format.lower()}:
+        notes.warnings.append(Item(file=id, code="data.extension", message=f"This is {image.format}, whatever its name says."))
+    change = None
+    if image.changes:
+        change = Item(file=id, code=image.changes[0][0], message=" ".join(sentence for _, sentence in image.changes))
+    sha = hashlib.sha256(f"{pixels.shape}{pixels.dtype}".encode())
+    sha.update(np.ascontiguousarray(pixels))
+    hash = sha.hexdigest()
+    return Record(id, entry.label, entry.group, entry.given, hash, start, length, image.depth, images.is_gray(pixels), change)
+
+
+def refuse_twins(names: set[str]) -> None:
+    """Refuse classes that differ by case alone (`data.conflict`): nobody but the user knows whether they are one."""
+    by_fold: dict[str, str] = {}
+    for name in sorted(names):
+        other = by_fold.setdefault(name.casefold(), name)
+        if other != name:
+            raise DataError(
+                "data.conflict", f"The classes {other!r} and {name!r} differ only by case; merge or rename one of them."
+            )
+
+
+def without_copies(records: list[Record], notes: Notes) -> list[Record]:
+    """Keep one of equal pictures, the one in the test part if there is one; two labels for one picture are refused."""
+    rank = {"test": 0, "validation": 1, "train": 2, "": 3}
+    kept: dict[str, Record] = {}
+    conflicts = []
+    for record in sorted(records, key=lambda record: (rank[record.given], record.id)):
+        first = kept.setdefault(record.hash, record)
+        if first is record:
+            continue
+        if first.label != record.label:
+            conflicts.append(f"{first.id!r} ({first.label}) and {record.id!r} ({record.label})")
+        sides = f" It stood in both {first.given} and {record.given}." if first.given != record.given else ""
+        notes.skipped.append(Item(file=record.id, code="data.duplicate", message=f"The same picture as {first.id!r}.{sides}"))
+    if conflicts:
+        most = "; ".join(conflicts[:3]) + (f"; and {len(conflicts) - 3} more" if len(conflicts) > 3 else "")
+        raise DataError("data.conflict", f"The same picture stands under two classes: {most}. Keep each under one class.")
+    return list(kept.values())
+
+
+def with_enough(
+    records: list[Record], notes: Notes, least: int, least_classes: int, leave_out_small: bool, limits: Limits
+) -> list[Record]:
+    """Return the records of classes with `least` images; see `store` for what is refused."""
+    if not records:
+        first = f" The first, {notes.skipped[0].file!r}: {notes.skipped[0].message}" if notes.skipped else ""
+        code = "data.image" if any(item.code == "data.image" for item in notes.skipped) else "data.too_few"
+        raise DataError(code, f"No image could be used of {len(notes.skipped)} files.{first}")
+    sizes = Counter(record.label for record in records)
+    if len(sizes) > limits.classes:
+        raise DataError("data.too_many", f"There are {len(sizes):,} classes; at most {limits.classes:,} are taken.")
+    small = {label: count for label, count in sorted(sizes.items()) if count < least}
+    if len(sizes) >= least_classes and small and not leave_out_small:
+        listed = ", ".join(f"{label} ({count})" for label, count in small.items())
+        mend = f"each needs {least}: add images, or leave these classes out (--leave-out-small)"
+        raise DataError("data.too_few", f"Too few different images in {listed}; {mend}.")
+    for label, count in small.items():
+        message = f"The class {label!r} was left out: it has {count} of the {least} images a class needs."
+        notes.warnings.append(Item(file="", code="data.left_out", message=message))
+    left_out = [record for record in records if record.label in small]
+    notes.skipped += [Item(file=record.id, code="data.left_out", message="Its class was left out.") for record in left_out]
+    found = sorted(set(sizes) - set(small))
+    if len(found) < least_classes:
+        listed = f": {', '.join(found)}" if found else ""
+        raise DataError(
+            "data.one_class", f"There is {len(found)} class{listed}; at least {least_classes} are needed to tell apart."
+        )
+    return [record for record in records if record.label not in small]
+
+
+def remark(records: list[Record], notes: Notes, least: int, left_out: set[str]) -> None:
+    """Append warnings about the whole set: what a model could learn instead of the task, and what the numbers cannot carry."""
+
+    def warn(code: str, message: str) -> None:
+        notes.warnings.append(Item(file="", code=code, message=message))
+
+    sizes = Counter(record.label for record in records)
+    for name in sorted(notes.classes - set(sizes) - left_out):
+        warn("data.empty", f"The class {name!r} has no image that could be used.")
+    gray = Counter(record.label for record in records if record.gray)
+    if gray and sum(gray.values()) < len(records):
+        shares = ", ".join(f"{name} {gray[name] / sizes[name]:.0%}" for name in sorted(sizes)[:8])
+        warn("data.mixed", f"Some images are gray and others colored; a model may learn that instead. Gray: {shares}.")
+    if len({record.given for record in records if record.given} & {"test", "validation"}) and any(r.group for r in records):
+        _remark_leak(records, warn)
+    depth = max(record.depth for record in records)
+    if depth > 8:
+        count = sum(record.depth > 8 for record in records)
+        warn("data.depth", f"{count} images are deeper than 8 bits; level {2**depth - 1} became white in all of them.")
+    if least > 1 and max(sizes.values()) > 10 * min(sizes.values()):
+        small, large = min(sizes, key=lambda name: (sizes[name], name)), max(sizes, key=lambda name: (sizes[name], name))
+        counts = f"{large} has {sizes[large]} images, {small} {sizes[small]}"
+        warn("data.imbalance", f"{counts}; look at balanced accuracy, not accuracy.")
+    if least > 1 and min(sizes.values()) < 10:
+        warn("data.few", f"The smallest class has {min(sizes.values())} images; the intervals will be wide.")
+
+
+def _remark_leak(records: list[Record], warn: Callable[[str, str], None]) -> None:
+    sides: dict[str, set[str]] = defaultdict(set)
+    for record in records:
+        if record.group:
+            sides[record.group].add(record.given or "train")
+    if leaking := sum(len(parts) > 1 for parts in sides.values()):
+        warn("data.leak", f"{leaking} patients or cases stand in more than one of the given parts; the test score will flatter.")
