@@ -8,6 +8,7 @@ for (const box of document.querySelectorAll(".plot")) {
   Plotly.newPlot(box, figure.data, figure.layout, {
     responsive: true,
     displaylogo: false,
+    displayModeBar: coarse ? false : "hover",
     modeBarButtons: [["toImage", "resetScale2d"]],
   });
   plots.push(box);

@@ -13,10 +13,11 @@ import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 from rift.errors import DataError
 
@@ -126,10 +127,10 @@ def checked(archive: zipfile.ZipFile, packed_bytes: int, limits: Limits) -> tupl
     return files, folders
 
 
-def _refuse_crowd(file: object, size: int, limits: Limits) -> None:
+def _refuse_crowd(file: BinaryIO, size: int, limits: Limits) -> None:
     """`zipfile` reads the whole directory before it answers, so the length stated at the end of the file is looked at first."""
-    file.seek(max(0, size - 65_700))  # type: ignore[attr-defined]
-    tail = file.read()  # type: ignore[attr-defined]
+    file.seek(max(0, size - 65_700))
+    tail = file.read()
     at, at64 = tail.rfind(b"PK\5\6"), tail.rfind(b"PK\6\6")
     count, length = struct.unpack_from("<HL", tail, at + 10) if 0 <= at <= len(tail) - 22 else (0, 0)
     if 0 <= at64 <= len(tail) - 56 and (count == 0xFFFF or length == 0xFFFFFFFF):
@@ -141,10 +142,8 @@ def _refuse_crowd(file: object, size: int, limits: Limits) -> None:
 def _safe_name(info: zipfile.ZipInfo, limits: Limits) -> str:
     name = info.orig_filename  # unlike `filename`, not yet cut at NUL
     if not info.flag_bits & 0x800 and not name.isascii():
-        try:
+        with suppress(UnicodeError):
             name = name.encode("cp437").decode("utf-8")  # many tools write UTF-8 without saying so
-        except UnicodeError:
-            pass
     parts = name.rstrip("/").split("/")
     if "\0" in name or "\\" in name or name.startswith("/") or ".." in parts or re.match(r"[A-Za-z]:", name):
         raise DataError("data.escape", f"The name {plain(name)!r} in the zip leads outside of it; use plain relative names.")
@@ -161,9 +160,7 @@ def _refuse_entry(info: zipfile.ZipInfo, name: str, limits: Limits) -> None:
     if info.flag_bits & 0x1:
         raise DataError("data.archive", f"{plain(name)!r} in the zip is encrypted; make the zip without a password.")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise DataError(
-            "data.archive", f"{plain(name)!r} is compressed in a way that is not read; use the ordinary zip (deflate)."
-        )
+        raise DataError("data.archive", f"{plain(name)!r} is packed in a way that is not read; use the ordinary zip (deflate).")
     size, packed = info.file_size, info.compress_size
     if size > limits.member_bytes or (size > MB and size > limits.ratio * packed):
         allowed = f"{limits.member_bytes / MB:.0f} MB and {limits.ratio} times its packed size are allowed"
@@ -214,9 +211,8 @@ def _folder(root: Path, limits: Limits) -> Listing:
             else:
                 total += item.stat().st_size
                 found.members.append(Member(relative, partial(_load, item, limits)))
-        if relative_depth := len(here.relative_to(root).parts):
-            if relative_depth > limits.depth:
-                raise DataError("data.archive", f"The folder is more than {limits.depth} levels deep; use root/class/image.")
+        if len(here.relative_to(root).parts) > limits.depth:
+            raise DataError("data.archive", f"The folder is more than {limits.depth} levels deep; use root/class/image.")
         if len(found.members) > limits.files:
             raise DataError("data.too_many", f"The folder has more than the {limits.files:,} files that are taken.")
         if total > limits.expanded_bytes:

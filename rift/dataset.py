@@ -20,7 +20,7 @@ from rift import images, review
 from rift.archive import LOCAL, Limits, plain
 from rift.config import digest
 from rift.errors import DataError, SettingError
-from rift.review import PARTS, Entry, Item, Notes, Record, Report
+from rift.review import PARTS, Notes, Record, Report
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +89,7 @@ def store(
 ) -> ImageSet:
     """Decode, check and keep entries (see `Entry`) under `root/<digest>/`; the same content again gives the same set.
 
-    A picture that cannot be read is skipped; exact copies are dropped (those in the test part stay). Raises `data.conflict` for one
+    A picture that cannot be read is skipped; exact copies are dropped (the test part's stays). Raises `data.conflict` for one
     picture under two classes or classes that differ by case, `data.one_class` for fewer than `least_classes`, `data.too_few` for
     classes below `least` images unless `leave_out_small`, `data.too_many` for too many classes, and then leaves nothing behind.
     """
@@ -231,7 +231,7 @@ def _refuse_short(images: ImageSet, labels: np.ndarray, units: np.ndarray, parts
 
 
 def _cut(labels: np.ndarray, units: np.ndarray, shares: np.ndarray, generator: np.random.Generator) -> np.ndarray | None:
-    """Return the part of each image, or None: first every part gets a unit of every class, then each unit goes where most is missing.
+    """Return the part of each image, or None: first each part gets a unit of each class, then units go where most is missing.
 
     Our choice, after iterative stratification (Sechidis 2011): scikit-learn's grouped splitter leaves parts without a rare class.
     """

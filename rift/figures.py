@@ -96,13 +96,15 @@ def style(figure: go.Figure, height: int = HEIGHT) -> go.Figure:
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"family": "inherit", "size": 13, "color": GREY},
-        legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
+        legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom", "itemsizing": "constant"},
         hoverlabel={"bgcolor": "#23272e", "bordercolor": "#23272e", "font": {"color": "#ffffff", "family": "inherit"}},
         hovermode="closest",
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": GREY, "activecolor": GREY},
         uirevision="rift",  # keeps zoom and hidden arms when new data arrive
         title=None,
     )
-    axis = {"gridcolor": GRID, "linecolor": GRID, "zeroline": False, "automargin": True, "ticks": "", "title": {"standoff": 12}}
+    title = {"standoff": 12, "font": {"size": 13}}
+    axis = {"gridcolor": GRID, "linecolor": GRID, "zeroline": False, "automargin": True, "ticks": "", "title": title}
     figure.update_xaxes(**axis)
     figure.update_yaxes(**axis)
     return figure

@@ -1,8 +1,8 @@
 """The one image reader: encoded bytes in, `(h, w, 3)` pixels out, and a record of whatever had to be altered on the way.
 
 PNG, JPEG, TIFF, BMP and WebP are read; every picture is decoded to its last pixel, so a damaged one is found here.
-Pictures deeper than 8 bits keep their levels as uint16. Two exceptions are said in `changes`: colored TIFF of 16 bits (Pillow reads
-8 of them), and 32-bit integer or float values that do not fit into 16 bits (stretched from the smallest to the largest).
+Pictures deeper than 8 bits keep their levels as uint16. Two exceptions are said in `changes`: colored TIFF of 16 bits
+(Pillow reads 8 of them), and 32-bit integer or float values that do not fit into 16 bits (stretched from smallest to largest).
 Color profiles (ICC) are not applied.
 """
 
@@ -22,6 +22,7 @@ FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 MOST_PIXELS, LONGEST_SIDE, SHORTEST_SIDE = 50_000_000, 20_000, 8
 DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras, X-ray and CT devices use
 _ALLOWED = "PNG, JPEG, TIFF, BMP and WebP are read"
+_KEPT = ("data.depth", "Deeper than 8 bits: its levels are kept in 16 bits and scaled with those of the whole set.")
 _STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"BM")
 _OTHERS = {
     b"GIF8": "a GIF",
@@ -173,7 +174,7 @@ def _deep(picture: pillow.Image, data: bytes, changes: list[tuple[str, str]]) ->
                 ("data.depth", f"TIFF with {max(bits)} bits per color is read at 8 bits; 16-bit PNG keeps all levels.")
             )
         return None
-    changes.append(("data.depth", "Deeper than 8 bits: its levels are kept in 16 bits and scaled with those of the whole set."))
+    changes.append(_KEPT)
     return values
 
 

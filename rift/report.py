@@ -46,7 +46,7 @@ class Photo(TypedDict):
     """One natural image and what each model calls it, likeliest first."""
 
     label: str
-    pixels: np.ndarray  # (h, w, 3) uint8
+    pixels: np.ndarray  # (h, w, 3) uint8 or uint16
     models: dict[str, list[tuple[str, float]]]
 
 
@@ -57,19 +57,26 @@ def write(
     *,
     photos: Sequence[Photo] | None = None,
 ) -> None:
-    """Write a comparison document and the measures of its arms (arm, then diagnostic) as one page; `run.disk` when it cannot."""
+    """Write a comparison document and what was measured (by arm, then diagnostic) as one page; `run.disk` when it cannot.
+
+    `measures` are those of each arm's first run; the entry "pretrained", the model compared with itself, may come first.
+    """
     boot = (ASSETS / "report.js").read_text(encoding="utf-8")
     plotly = get_plotlyjs()
-    page = _environment().get_template("report.html.j2").render(
-        document=document,
-        style=Markup((ASSETS / "report.css").read_text(encoding="utf-8")),
-        scripts=[Markup(plotly), Markup(boot)],
-        hashes=[_sha256(plotly), _sha256(boot)],
-        verdicts=_verdicts(document),
-        table=_arms(document),
-        sections=list(_sections(measures)),
-        photos=[{**photo, "uri": _data_uri(photo["pixels"])} for photo in photos or ()],
-        files_={kind: _files(document["data"].get(kind)) for kind in ("changed", "skipped", "warnings")},
+    page = (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            document=document,
+            style=Markup((ASSETS / "report.css").read_text(encoding="utf-8")),
+            scripts=[Markup(plotly), Markup(boot)],
+            hashes=[_sha256(plotly), _sha256(boot)],
+            verdicts=_verdicts(document),
+            table=_arms(document),
+            sections=list(_sections(measures)),
+            photos=[{**photo, "uri": _data_uri(photo["pixels"])} for photo in photos or ()],
+            files_={kind: _files(document["data"].get(kind)) for kind in ("changed", "skipped", "warnings")},
+        )
     )
     write_bytes(path, page.encode())
 
@@ -106,7 +113,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": _number, "options": _options}
+    environment.filters |= {"number": _number, "options": _options, "percent": _percent}
     environment.globals |= {"color": figures.color}
     return environment
 
@@ -129,6 +136,11 @@ def _number(value: Any) -> str:
         return f"{value:,.0f}"
     short = f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
     return f"{value:.6f}".rstrip("0") if float(short).is_integer() else short
+
+
+def _percent(share: float) -> str:
+    """A probability as whole percent, never rounded to certain or impossible."""
+    return "< 1 %" if share < 0.01 else "> 99 %" if share > 0.99 else f"{share:.0%}".replace("%", " %")
 
 
 def _options(choice: Mapping[str, Any]) -> str:
@@ -163,7 +175,8 @@ def _sentence(d: Mapping[str, Any]) -> str:
 
 def _arms(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One row for each metric: its name, its n and a cell for the pretrained model and each arm."""
-    counts = {"test": (document["data"]["counts"]["test"], "test images"), "natural": (document["natural"]["images"], "natural images")}
+    test, natural = document["data"]["counts"]["test"], document["natural"]["images"]
+    counts = {"test": (test, "test images"), "natural": (natural, "natural images")}
     rows = []
     for metric, name, kind in METRICS:
         cells: list[dict[str, Any]] = [{"mean": document["pretrained"].get(metric), "error": None, "reason": None}]
@@ -186,7 +199,7 @@ def _sections(measures: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Iterat
         figure: go.Figure = module.figure(results)
         yield {
             "name": name,
-            "title": name.replace("_", " ").capitalize(),
+            "title": getattr(module, "TITLE", name.replace("_", " ").capitalize()),
             "summary": catalog.summary("diagnostics", name),
             "sentence": module.sentence(results) if hasattr(module, "sentence") else "",
             # In a script element only "<" could end the element or open a comment.
@@ -206,14 +219,15 @@ def _rows(results: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[Any]
     for name in dict.fromkeys(key for one in results.values() for key in one):
         values = [one.get(name) for one in results.values()]
         found = [value for value in values if value is not None]
-        if name.endswith("_reason") or name in ("classes", "ids", "labels"):
+        if name.endswith("_reason") or name == "labels":
             continue
         if not any(isinstance(value, (np.ndarray, list, tuple)) for value in found):
             rows.append((name, [_said(one, name) for one in results.values()]))
             continue
         arrays = [np.asarray([] if value is None else value) for value in values]
-        longest = max(map(len, arrays))
-        if any(array.ndim != 1 for array in arrays) or longest > LONGEST_ARRAY or first.get("n") == longest:
+        longest = max(map(np.size, arrays))
+        wordy = any(array.ndim != 1 or array.dtype.kind in "US" for array in arrays)
+        if wordy or longest > LONGEST_ARRAY or first.get("n") == longest:
             continue
         for i in range(longest):
             entry = classes[i] if len(classes) == longest else i + 1
@@ -232,7 +246,8 @@ def _files(rows: Sequence[Mapping[str, str]] | None) -> dict[str, Any]:
 
 
 def _data_uri(pixels: np.ndarray) -> str:
-    image = Image.fromarray(np.ascontiguousarray(pixels, dtype=np.uint8))
+    shallow = pixels if pixels.dtype == np.uint8 else pixels >> 8  # deeper pictures are stored as uint16
+    image = Image.fromarray(np.ascontiguousarray(shallow, dtype=np.uint8))
     image.thumbnail((PHOTO_PIXELS, PHOTO_PIXELS))
     file = io.BytesIO()
     image.save(file, "JPEG", quality=88)

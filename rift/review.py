@@ -117,7 +117,7 @@ def _record(entry: Entry, id: str, image: images.Image, start: int, length: int,
     if image.changes:
         change = Item(file=id, code=image.changes[0][0], message=" ".join(sentence for _, sentence in image.changes))
     sha = hashlib.sha256(f"{pixels.shape}{pixels.dtype}".encode())
-    sha.update(np.ascontiguousarray(pixels))
+    sha.update(pixels.data)
     hash = sha.hexdigest()
     return Record(id, entry.label, entry.group, entry.given, hash, start, length, image.depth, images.is_gray(pixels), change)
 
@@ -192,9 +192,11 @@ def remark(records: list[Record], notes: Notes, least: int, left_out: set[str]) 
     for name in sorted(notes.classes - set(sizes) - left_out):
         warn("data.empty", f"The class {name!r} has no image that could be used.")
     gray = Counter(record.label for record in records if record.gray)
-    if gray and sum(gray.values()) < len(records):
-        shares = ", ".join(f"{name} {gray[name] / sizes[name]:.0%}" for name in sorted(sizes)[:8])
-        warn("data.mixed", f"Some images are gray and others colored; a model may learn that instead. Gray: {shares}.")
+    shares = {name: gray[name] / sizes[name] for name in sizes}
+    if max(shares.values()) - min(shares.values()) > 0.2:  # our choice: below that it helps a model little
+        low, high = min(shares, key=shares.__getitem__), max(shares, key=shares.__getitem__)
+        told = f"{shares[high]:.0%} of {high!r} are gray, but {shares[low]:.0%} of {low!r}"
+        warn("data.mixed", f"{told}; a model may learn that instead of the task.")
     if len({record.given for record in records if record.given} & {"test", "validation"}) and any(r.group for r in records):
         _remark_leak(records, warn)
     depth = max(record.depth for record in records)

@@ -35,7 +35,8 @@ def pretrained(n: int = 90, n_natural: int = 120, seed: int = 0) -> Snapshot:
     seen = 3 * rows[natural] + 0.4 * random.normal(size=(n_natural, WIDTH))
     rows[9] = np.nan
     names = (*(f"thing {i}" for i in range(8)), HOSTILE, "unknown thing")
-    return Snapshot({"test": arrays(medical, labels), "natural": arrays(seen, natural)}, CLASSES, names, rows.astype(np.float32), 10.0)
+    sets = {"test": arrays(medical, labels), "natural": arrays(seen, natural)}
+    return Snapshot(sets, CLASSES, names, rows.astype(np.float32), 10.0)
 
 
 def finetuned(before: Snapshot, turn: np.ndarray | None = None, noise: float = 0.0, seed: int = 1) -> Snapshot:
@@ -179,6 +180,10 @@ def test_drift_is_blind_to_rotation_and_sees_permutation():
     assert turned["cka_layers"].shape == turned["cka_natural_layers_debiased"].shape == (LAYERS,)
     mixed = with_set(before, "test", embeddings=np.random.default_rng(0).permutation(before.sets["test"].embeddings))
     assert abs(drift.measure(before, mixed)["cka_debiased"]) < 0.1
+    few = [one.sets["test"].embeddings[:12] for one in (before, mixed)]
+    labels = before.sets["test"].labels[:12]
+    small = drift.measure(*(with_set(before, "test", **vars(arrays(one, labels))) for one in few))
+    assert small["cka_debiased"] == pytest.approx(similarity.debiased_cka(*few)) and small["cka_debiased"] < small["cka"] - 0.2
     assert drift.measure(before, mixed)["n"] == 90 and drift.measure(before, mixed)["n_natural"] == 120
 
 

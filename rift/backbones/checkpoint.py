@@ -46,8 +46,6 @@ def load(
             f"{file.name} is not a .safetensors file. Other formats (.pt, .pth, .bin) are pickles, which can run code when "
             "opened: save the weights with safetensors.torch.save_file and give that file.",
         )
-    if not file.is_file():
-        raise ModelError("model.weights", f"There is no file {path}; path needs the name of an existing .safetensors file.")
     state, weights = _hub.read(file, file.name)
     head = state.get("head.weight")
     size = 160 if architecture == "test_vit" else 224

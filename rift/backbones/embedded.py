@@ -86,22 +86,22 @@ class TextTower(nn.Module):
         self.table = nn.Embedding(len(self.row) + 1, WIDTH, padding_idx=0)
         self.position = nn.Parameter(torch.zeros(CONTEXT, WIDTH))
         layer = nn.TransformerEncoderLayer(WIDTH, 3, 2 * WIDTH, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
-        self.blocks = nn.TransformerEncoder(layer, 2, norm=nn.LayerNorm(WIDTH), enable_nested_tensor=False)
+        self.blocks = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.weight = nn.Linear(WIDTH, 1)  # which tokens name something; the words of a prompt do not
         self.projection = nn.Linear(WIDTH, WIDTH)
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Return the table rows of each text's tokens, padded with 0: `(n, t)`; a token outside the table is left out."""
-        tokens = [[self.row[token] for token in tokenizer().encode(text) if token in self.row][:CONTEXT] for text in texts]
-        longest = max(map(len, tokens), default=1) or 1
+        tokens = [[self.row[token] for token in tokenizer().encode(text) if token in self.row][:CONTEXT] or [0] for text in texts]
+        longest = max(map(len, tokens), default=1)
         return torch.tensor([row + [0] * (longest - len(row)) for row in tokens])
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return the mean of the tokens' states, projected; tokens `(n, t)` as `encode` gives them."""
+        """Return the weighted mean of the tokens' states, projected; tokens `(n, t)` as `encode` gives them."""
         padding = tokens == 0
-        states = self.table(tokens) + self.position[: tokens.shape[1]]
-        kept = (~padding).unsqueeze(-1)
-        states = self.blocks(states, src_key_padding_mask=padding)
-        return self.projection((states * kept).sum(1) / kept.sum(1).clamp(min=1))
+        states = self.blocks(self.table(tokens) + self.position[: tokens.shape[1]], src_key_padding_mask=padding)
+        weights = self.weight(states).masked_fill(padding.unsqueeze(-1), -torch.inf).softmax(1)
+        return self.projection((states * weights).sum(1))
 
 
 @functools.cache
@@ -113,10 +113,13 @@ def tokenizer() -> Any:
 
 
 def natural_head(tower: TextTower, labels: Sequence[str]) -> NaturalHead:
-    """Return the tower's embeddings of the labels as written; a label that names no known class is in `unknown`."""
+    """Return the tower's embeddings of the names in the labels; a label that names no known class is in `unknown`.
+
+    Prompt and plural are taken off first, since the tower knows names, not sentences.
+    """
     known, _, unknown = vocabulary.class_rows(labels)
     with torch.no_grad():
-        rows = F.normalize(tower(tower.encode(known)), dim=1) if known else torch.zeros(0, WIDTH)
+        rows = F.normalize(tower(tower.encode([vocabulary.fold(label) for label in known])), dim=1) if known else torch.zeros(0, WIDTH)
     return NaturalHead(tuple(known), rows, tuple(unknown), SCALE, "text embeddings of the names, by the embedded text tower")
 
 

@@ -22,8 +22,8 @@ from rift.snapshot import Arrays, Snapshot
 from rift.statistics import proportion_interval
 
 Result = dict[str, float | np.ndarray | str | None]
-NUMBERS = "accuracy accuracy_low accuracy_high balanced_accuracy auroc average_precision".split()
-ARRAYS = "confusion recall recall_low recall_high predictions labels confidence".split()
+NUMBERS = ["accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "auroc", "average_precision"]
+ARRAYS = ["confusion", "recall", "recall_low", "recall_high", "predictions", "labels", "confidence"]
 MOST_CLASSES = 30  # drawn; the numbers cover all
 
 
@@ -115,7 +115,8 @@ def figure(results: Mapping[str, dict]) -> go.Figure:
     """Recall of each class with its interval, by arm, above the arms' confusion matrices on one color scale."""
     arms = {arm: one for arm, one in results.items() if one.get("confusion") is not None}
     if not arms:
-        return figures.empty(next((one.get("confusion_reason", "") for one in results.values()), "") or "no arm was measured")
+        reasons = (one.get("confusion_reason") for one in results.values())
+        return figures.empty(next(filter(None, reasons), "no arm was measured"))
     totals = np.asarray(next(iter(arms.values()))["confusion"]).sum(1)
     shown = np.sort(np.argsort(-totals, kind="stable")[:MOST_CLASSES])
     classes = next(iter(arms.values()))["classes"]
@@ -126,6 +127,7 @@ def figure(results: Mapping[str, dict]) -> go.Figure:
         specs=[[{"colspan": len(arms)}] + [None] * (len(arms) - 1), [{}] * len(arms)],
         subplot_titles=["", *(f"{figures.text(arm)}: called →" for arm in arms)],
         vertical_spacing=0.2,
+        row_heights=[0.42, 0.58],
         horizontal_spacing=0.03,
     )
     for place, (arm, one) in enumerate(arms.items()):
@@ -133,17 +135,15 @@ def figure(results: Mapping[str, dict]) -> go.Figure:
         _confusion(plot, one, names, shown, place + 1)
     plot.update_xaxes(tickvals=np.arange(len(shown)), row=1, col=1, range=[-0.6, len(shown) - 0.4])
     plot.update_xaxes(ticktext=[f"{name} ({totals[i]})" for name, i in zip(names, shown, strict=True)], row=1, col=1)
-    plot.update_yaxes(range=[-0.03, 1.03], title_text="recall", row=1, col=1)
+    plot.update_yaxes(range=[-0.04, 1.06], title_text="recall", row=1, col=1)
     plot.update_yaxes(title_text="true class", row=2, col=1)
     plot.update_annotations(font_size=13)
-    figures.style(plot, 480 + 14 * len(shown))
-    plot.update_yaxes(title_text="recall", row=1, col=1)
-    return plot.update_layout(meta={"min_width": 220 + 170 * len(arms)})
+    return figures.style(plot, 600 + 16 * len(shown)).update_layout(meta={"min_width": 220 + 170 * len(arms)})
 
 
 def _recall(plot: go.Figure, arm: str, one: dict, shown: np.ndarray, offset: float, arms: list[str]) -> None:
     recall, low, high = (figures.numbers(one[name])[shown] for name in ("recall", "recall_low", "recall_high"))
-    look = {"color": figures.color(arm, arms), "symbol": figures.symbol(arm, arms), "size": 9}
+    look = {"color": figures.color(arm, arms), "symbol": figures.symbol(arm, arms), "size": 10}
     plot.add_trace(
         go.Scatter(
             x=np.arange(len(shown)) + offset,
@@ -188,11 +188,12 @@ def sentence(results: Mapping[str, dict]) -> str:
     """Say each arm's accuracy with its interval and the number of images."""
     arms = {arm: one for arm, one in results.items() if one.get("accuracy") is not None}
     if not arms:
-        return "No arm has an accuracy: " + next((one.get("accuracy_reason", "") for one in results.values()), "nothing ran") + "."
+        reasons = (one.get("accuracy_reason") for one in results.values())
+        return f"No arm has an accuracy: {next(filter(None, reasons), 'nothing ran')}."
     parts = [
-        f"{arm} names {one['accuracy']:.3f} of {one['n']} images right "
-        f"(95 % interval {one['accuracy_low']:.3f} to {one['accuracy_high']:.3f}; balanced over classes {one['balanced_accuracy']:.3f})"
+        f"{arm} {one['accuracy']:.3f} of {one['n']} images "
+        f"(95 % interval {one['accuracy_low']:.3f} to {one['accuracy_high']:.3f}; balanced {one['balanced_accuracy']:.3f})"
         for arm, one in arms.items()
     ]
     missing = next((f" Left out of the means: {one['recall_reason']}." for one in arms.values() if one.get("recall_reason")), "")
-    return "; ".join(parts) + "." + missing
+    return f"Named right: {'; '.join(parts)}.{missing}"

@@ -48,7 +48,10 @@ def _layers(function: Callable[..., float], x: Arrays, y: Arrays, name: str) -> 
     reasons = [f"layer {layer}: {reason}" for layer, (_, reason) in enumerate(each, 1) if reason]
     found = len(reasons) < len(each)
     values = np.array([np.nan if value is None else value for value, _ in each]) if found else None
-    return {name: values} | ({f"{name}_reason": reasons[0]} if reasons else {} if found else {f"{name}_reason": "no layers"})
+    result: Result = {name: values}
+    if reasons or not found:
+        result[f"{name}_reason"] = reasons[0] if reasons else "there are no layers"
+    return result
 
 
 def _number(function: Callable[..., float], x: np.ndarray, y: np.ndarray) -> tuple[float | None, str]:
@@ -84,7 +87,7 @@ def figure(results: Mapping[str, dict]) -> go.Figure:
         reasons = (one.get("cka_debiased_reason") for one in results.values())
         return figures.empty(next(filter(None, reasons), "only the pretrained model was measured"))
     ticks = np.arange(1, deepest + 2)
-    plot.update_xaxes(title_text="layer", tickvals=ticks, ticktext=[*map(str, ticks[:-1]), "embedding"])
+    plot.update_xaxes(title_text="layer (emb.: the embedding)", tickvals=ticks, ticktext=[*map(str, ticks[:-1]), "emb."])
     plot.update_yaxes(title_text="debiased CKA", range=[-0.03, 1.03])
     return figures.style(plot, 400)
 
@@ -96,9 +99,11 @@ def sentence(results: Mapping[str, dict]) -> str:
         if arm == "pretrained":
             continue
         kept = [
-            f"{one[f'cka{suffix}_debiased']:.2f} on {one[f'n{suffix}']} {images} images"
+            f"{one[f'cka{suffix}_debiased']:.3f} on {one[f'n{suffix}']} {images} images"
             for suffix, images in (("", "medical"), ("_natural", "natural"))
             if one.get(f"cka{suffix}_debiased") is not None
         ]
-        parts.append(f"{arm} keeps a similarity of {' and '.join(kept)}" if kept else f"{arm}: {one.get('cka_debiased_reason')}")
-    return "; ".join(parts) + ". 1 would be the pretrained model itself." if parts else "No arm was measured."
+        parts.append(
+            f"{arm} {' and '.join(kept) or 'cannot be computed, as ' + one.get('cka_debiased_reason', 'it did not run')}"
+        )
+    return f"Similarity kept, where 1 is the pretrained model itself: {'; '.join(parts)}." if parts else "No arm was measured."

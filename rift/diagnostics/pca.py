@@ -18,8 +18,9 @@ from pydantic import Field
 from rift import figures, similarity
 from rift.snapshot import Snapshot
 
+TITLE = "PCA"
 Result = dict[str, float | np.ndarray | str | None]
-ARRAYS = "before after natural_before natural_after explained explained_before explained_after".split()
+ARRAYS = ["before", "after", "natural_before", "natural_after", "explained", "explained_before", "explained_after"]
 MOST_POINTS = 600  # drawn in each panel, evenly spaced; the numbers cover all
 
 
@@ -56,11 +57,13 @@ def measure(
     for name, embeddings in (("explained_before", x.embeddings), ("explained_after", y.embeddings)):
         total = np.var(embeddings, axis=0, dtype=np.float64).sum()
         shown = np.var((embeddings - fitted.mean) @ fitted.basis, axis=0).sum()
-        result |= {name: float(min(1.0, shown / total))} if total > 0 else {name: None, f"{name}_reason": "all embeddings are equal"}
+        result |= {name: float(min(1.0, shown / total))} if total > 0 else _none("all embeddings are equal", [name])
     for name, snapshot in (("natural_before", before), ("natural_after", after)):
         natural = snapshot.sets.get("natural")
-        seen = natural is not None and len(natural.embeddings)
-        result |= {name: (natural.embeddings - fitted.mean) @ fitted.basis} if seen else _none("there are no natural images", [name])
+        if natural is None or not len(natural.embeddings):
+            result |= _none("there are no natural images", [name])
+        else:
+            result[name] = (natural.embeddings - fitted.mean) @ fitted.basis
     return result
 
 
@@ -72,19 +75,24 @@ def figure(results: Mapping[str, dict]) -> go.Figure:
     """Pretrained and finetuned embeddings side by side on the same axes; classes differ in color and symbol."""
     arms = {arm: one for arm, one in results.items() if one.get("before") is not None}
     if not arms:
-        return figures.empty(next((one.get("before_reason", "") for one in results.values()), "") or "no arm was measured")
+        reasons = (one.get("before_reason") for one in results.values())
+        return figures.empty(next(filter(None, reasons), "no arm was measured"))
     panels = _panels(arms)
     first = next(iter(arms.values()))
     share = figures.numbers(first["explained"])
     plot = make_subplots(
-        cols=len(panels), shared_xaxes="all", shared_yaxes="all", horizontal_spacing=0.02, subplot_titles=[name for name, *_ in panels]
+        cols=len(panels),
+        shared_xaxes="all",
+        shared_yaxes="all",
+        horizontal_spacing=0.02,
+        subplot_titles=[name for name, *_ in panels],
     )
     for column, (_, one, points, natural) in enumerate(panels, 1):
         _draw(plot, one, points, natural, column)
     plot.update_annotations(font_size=13)
-    figures.style(plot, 440).update_layout(meta={"min_width": 60 + 210 * len(panels)}, margin={"t": 96})
+    figures.style(plot, 440).update_layout(meta={"min_width": 60 + 230 * len(panels)}, margin={"t": 96})
     plot.update_layout(legend={"y": 1.1})
-    plot.update_xaxes(title_text=f"axis 1 ({share[0]:.0%} of the variance)", showticklabels=True)
+    plot.update_xaxes(title_text=f"axis 1 ({share[0]:.0%})", showticklabels=True)
     return plot.update_yaxes(title_text=f"axis 2 ({share[1]:.0%})", col=1)
 
 
@@ -109,7 +117,7 @@ def _draw(plot: go.Figure, one: dict, points: str, natural: str, column: int) ->
         others = figures.numbers(one[natural])
         others = others[_spread(len(others))]
         marker = {"color": figures.GREY, "symbol": "circle", "size": 3, "opacity": 0.5}
-        _scatter(plot, others, "natural images", marker, column, visible="legendonly", hoverinfo="skip")
+        _scatter(plot, others, "natural images", marker, column, visible="legendonly", hoverinfo="skip", legendrank=2000)
     for index, name in [*enumerate(classes), (-1, "label unknown")]:
         of_class = drawn[labels[drawn] == index]
         if not len(of_class):
@@ -136,7 +144,8 @@ def sentence(results: Mapping[str, dict]) -> str:
     """Say how much of each model's variance the two axes show."""
     arms = {arm: one for arm, one in results.items() if one.get("before") is not None}
     if not arms:
-        return "There is no common basis: " + next((one.get("before_reason", "") for one in results.values()), "nothing ran") + "."
+        reasons = (one.get("before_reason") for one in results.values())
+        return f"There is no common basis: {next(filter(None, reasons), 'nothing ran')}."
     first = next(iter(arms.values()))
     shares = {"the pretrained model": first.get("explained_before")}
     shares |= {arm: one.get("explained_after") for arm, one in arms.items() if arm != "pretrained"}

@@ -21,10 +21,12 @@ from rift.similarity import unrotate
 from rift.snapshot import Snapshot
 from rift.statistics import proportion_interval
 
+TITLE = "Zero-shot"
 Result = dict[str, float | np.ndarray | str | None]
 BARS = ("natural_accuracy", "natural_accuracy_unrotated")
 NUMBERS = [*(f"{name}{end}" for name in BARS for end in ("", "_low", "_high")), "natural_top5", "natural_agreement"]
 PRETRAINED = [f"pretrained_natural_{name}" for name in ("accuracy", "accuracy_low", "accuracy_high", "top5")]
+UNKNOWN = "no natural image has a label that the natural head knows"
 ARRAYS = [f"{model}{name}" for model in ("", "pretrained_") for name in ("top5", "top5_probability", "margin")]
 
 
@@ -55,11 +57,9 @@ def measure(
     result |= {"ids": natural.ids, "natural_classes": np.array(after.natural_classes, dtype=np.str_)}
     result |= now | {f"pretrained_{name}": value for name, value in was.items()}
     result["natural_agreement"] = float(np.mean(was["top5"][:, 0] == now["top5"][:, 0]))
-    few = "" if len(known) > 5 else f"only {len(known)} labels have a row, so five guesses are always right"
     for prefix, one in (("", now), ("pretrained_", was)):
         result |= _score(f"{prefix}natural_accuracy", one["top5"][scored, 0] == labels[scored])
-        name, right = f"{prefix}natural_top5", (one["top5"][scored] == labels[scored, None]).any(1)
-        result |= {name: None, f"{name}_reason": few or "no image has a known label"} if few or not len(right) else {name: float(right.mean())}
+        result |= _top5(f"{prefix}natural_top5", (one["top5"][scored] == labels[scored, None]).any(1), len(known))
     try:
         restored = _name(unrotate(original, natural.embeddings, seed), rows, known, scale)
     except ValueError as error:
@@ -90,15 +90,21 @@ def _name(embeddings: np.ndarray, rows: np.ndarray, known: np.ndarray, scale: fl
 
 def _score(name: str, right: np.ndarray) -> Result:
     if not len(right):
-        return _nothing(name, "no natural image has a label that the natural head knows")
+        return _nothing(name, UNKNOWN)
     low, high = proportion_interval(int(right.sum()), len(right))
     return {name: float(right.mean()), f"{name}_low": low, f"{name}_high": high}
 
 
+def _top5(name: str, right: np.ndarray, known: int) -> Result:
+    if not len(right) or known <= 5:
+        few = f"only {known} labels have a row, so five guesses are always right"
+        return {name: None, f"{name}_reason": few if len(right) else UNKNOWN}
+    return {name: float(right.mean())}
+
+
 def _nothing(name: str, reason: str) -> Result:
-    return {f"{name}{end}": None for end in ("", "_low", "_high")} | {
-        f"{name}{end}_reason": reason for end in ("", "_low", "_high")
-    }
+    result: Result = {f"{name}{end}": None for end in ("", "_low", "_high")}
+    return result | {f"{name}{end}_reason": reason for end in ("", "_low", "_high")}
 
 
 def figure(results: Mapping[str, dict]) -> go.Figure:
@@ -108,19 +114,25 @@ def figure(results: Mapping[str, dict]) -> go.Figure:
         reasons = (one.get("natural_accuracy_reason") for one in results.values())
         return figures.empty(next(filter(None, reasons), "only the pretrained model was measured"))
     plot = go.Figure()
-    for name, label, alpha in ((BARS[0], "as it is", 0.85), (BARS[1], "mean and rotation undone", 0.35)):
+    colors = [figures.color(arm, list(results)) for arm in arms]
+    for name, label, alpha in ((BARS[0], "as it is", 0.5), (BARS[1], "mean and rotation undone", 0.12)):
         values, low, high = (figures.numbers([one.get(f"{name}{end}") for one in arms.values()]) for end in ("", "_low", "_high"))
         if not np.isfinite(values).any():
             continue
-        colors = [figures.color(arm, list(results)) for arm in arms]
         plot.add_bar(
             x=np.arange(len(arms)),
             y=values,
             name=label,
+            offsetgroup=name,
+            legendgroup=name,
+            showlegend=False,
             marker={"color": [figures.faded(color, alpha) for color in colors], "line": {"color": colors, "width": 1.5}},
-            error_y={"type": "data", "array": high - values, "arrayminus": values - low, "thickness": 1.5, "color": figures.GREY},
+            error_y={"type": "data", "array": high - values, "arrayminus": values - low, "thickness": 2, "color": figures.GREY},
             hovertemplate="%{y:.3f}",
         )
+        # The bars have their arms' colors; the legend explains the filling alone, in grey.
+        grey = {"color": figures.faded(figures.GREY, alpha), "line": {"color": figures.GREY, "width": 1.5}}
+        plot.add_bar(x=[None], y=[None], name=label, offsetgroup=name, legendgroup=name, marker=grey)
     reference = next(iter(arms.values())).get("pretrained_natural_accuracy")
     if reference is not None:
         line = {"color": figures.color("pretrained"), "dash": "dot", "width": 2}
@@ -144,7 +156,8 @@ def sentence(results: Mapping[str, dict]) -> str:
     for arm, one in arms.items():
         undone = one.get("natural_accuracy_unrotated")
         more = f", {undone:.3f} with mean and rotation undone" if undone is not None else ""
-        parts.append(f"{arm} {one['natural_accuracy']:.3f} ({one['natural_accuracy_low']:.3f} to {one['natural_accuracy_high']:.3f}{more})")
+        interval = f"{one['natural_accuracy_low']:.3f} to {one['natural_accuracy_high']:.3f}"
+        parts.append(f"{arm} {one['natural_accuracy']:.3f} ({interval}{more})")
     unscored = f" {first['n_unscored']} images have a label without a row and are not scored." if first["n_unscored"] else ""
     return (
         f"Of {first['n']} natural images the pretrained model names {first['pretrained_natural_accuracy']:.3f} right; "

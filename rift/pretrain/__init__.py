@@ -1,0 +1,185 @@
+"""The recipe of the embedded model: a small image tower and a text tower distilled from a ViT-tiny, then measured and shipped.
+
+The teacher is timm's `vit_tiny_patch16_224.augreg_in21k_ft_in1k`. The image tower learns its embeddings of 64 px photos, the
+text tower the L2-normalized rows of its classifier for the names of the 1000 classes: both meet in the teacher's own
+192-dimensional space. All of it is our choice.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from rift import statistics, vocabulary
+from rift.backbones import embedded
+from rift.model import Backbone, to_float
+from rift.pretrain import image, text
+
+Log = Callable[[str], None]
+
+
+def run(
+    images: Path,
+    validation: Path,
+    work: Path,
+    out: Path,
+    *,
+    teacher: Path | None,
+    cifar: Path | None,
+    unseen: Path | None,
+    stages: list[tuple[int, int]],
+    log: Log = print,
+) -> None:
+    """Distill both towers, ship them as `out/embedded.safetensors` and write the card; `work` keeps what an interruption must not lose."""
+    began = time.perf_counter()
+    work.mkdir(parents=True, exist_ok=True)
+    teacher_model = image.load_teacher(teacher)
+    rows = F.normalize(teacher_model.head.weight.detach(), dim=1)
+    pixels, labels, wnids = image.read_pack(images, log)
+    held_out, held_out_labels, _ = image.read_pack(validation, log)
+    targets = image.cached(work / "teacher.pt", lambda: image.teach(teacher_model, pixels, log))
+    with torch.inference_mode():
+        logits = teacher_model.head(targets.float()).half()
+    seen = image.imagenet_rows(wnids)
+    tower = image.distill(
+        pixels,
+        labels,
+        targets,
+        logits,
+        rows,
+        seen,
+        stages=stages,
+        checkpoint=work / "tower.pt",
+        log=log,
+        check=lambda model: image.accuracy(model, held_out[::5], held_out_labels[::5], rows[seen]),
+    )
+    state = image.cached(work / "text.pt", lambda: _trained_text(rows, log))
+    ship(embedded.fold(tower), state, out / "embedded.safetensors")
+    log(f"trained in {(time.perf_counter() - began) / 60:.0f} minutes of this call")
+    numbers = measure(out / "embedded.safetensors", teacher_model, held_out, held_out_labels, validation, cifar, unseen, log)
+    (out / "embedded.json").write_text(json.dumps({"stages": stages, "photos": len(pixels), **numbers}, indent=1) + "\n")
+
+
+def _trained_text(rows: Tensor, log: Log) -> dict[str, Tensor]:
+    tower = text.distill(rows, log=log)
+    return {"token_ids": torch.tensor(list(tower.row), dtype=torch.int32), **tower.state_dict()}
+
+
+def ship(tower: torch.nn.Module, text_state: dict[str, Tensor], path: Path) -> None:
+    """Write both towers as one float16 safetensors file."""
+    tensors = {f"image.{key}": value.half().contiguous() for key, value in tower.state_dict().items()}
+    for key, value in text_state.items():
+        tensors[f"text.{key}"] = value.half().contiguous() if value.is_floating_point() else value
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path, metadata={"format": "pt", "recipe": "python -m rift pretrain"})
+
+
+def measure(
+    weights: Path,
+    teacher: torch.nn.Module,
+    pixels: np.ndarray,
+    labels: np.ndarray,
+    validation: Path,
+    cifar: Path | None,
+    unseen: Path | None,
+    log: Log = print,
+) -> dict[str, Any]:
+    """Return what the card reports, each as `{accuracy, n, low, high}`: seen classes, CIFAR-10, unseen names, the teacher."""
+    model = embedded.load().eval()
+    names = [str(name) for name in np.load(validation, allow_pickle=False)["class_names"]]
+    wnids = np.load(validation, allow_pickle=False)["wnids"]
+    rows = F.normalize(teacher.head.weight.detach(), dim=1)[image.imagenet_rows(wnids)]
+    ceiling = F.normalize(image.teach(teacher, pixels, log).float(), dim=1) @ rows.T
+    numbers = {
+        "seen_200_classes": _named(model, pixels, [names[label] for label in labels], names),
+        "teacher_seen_200_classes": _share((ceiling.argmax(1).numpy() == labels)),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        if cifar:
+            numbers["cifar10_test"] = _of_zip(model, cifar, Path(folder))
+        if unseen:
+            known = {str(wnid) for wnid in wnids}
+            numbers |= _unseen(model, unseen, known, Path(folder))
+    numbers["text_agreement"] = _agreement(model, pixels, names)
+    numbers["forward_images_per_second"] = _speed(model)
+    for key, value in numbers.items():
+        log(f"{key}: {value}")
+    return {**numbers, "bytes": weights.stat().st_size, "parameters": sum(p.numel() for p in model.parameters())}
+
+
+@torch.inference_mode()
+def _embed(model: Backbone, pixels: np.ndarray) -> Tensor:
+    return torch.cat([model(to_float(torch.from_numpy(np.array(pixels[i : i + 250])))) for i in range(0, len(pixels), 250)])
+
+
+def _named(model: Backbone, pixels: np.ndarray, truth: list[str], names: list[str]) -> dict[str, Any]:
+    head = model.natural_head(names)
+    assert head is not None
+    guesses = head.logits(_embed(model, pixels)).argmax(1)
+    return _share(np.array([head.classes[guess] == label for guess, label in zip(guesses, truth, strict=True)]))
+
+
+def _share(hits: np.ndarray) -> dict[str, Any]:
+    low, high = statistics.proportion_interval(int(hits.sum()), len(hits))
+    return {"accuracy": round(float(hits.mean()), 4), "n": len(hits), "low": round(low, 4), "high": round(high, 4)}
+
+
+def _of_zip(model: Backbone, path: Path, folder: Path) -> dict[str, Any]:
+    from rift import upload
+
+    found = upload.read(path, folder, least=1, least_classes=1)
+    truth = [found.classes[label] for label in found.labels]
+    return _named(model, found.pixels(model.pixels), truth, list(found.classes))
+
+
+def _unseen(model: Backbone, path: Path, seen: set[str], folder: Path) -> dict[str, Any]:
+    """Photos named by WordNet id in one folder: those whose class was never seen as an image, among those names and among all."""
+    import zipfile
+
+    from rift import images as reader
+
+    ids = {wnid: i for i, wnid in enumerate(image.imagenet_classes())}
+    first = {row: name for name, rows in reversed(vocabulary.names().items()) for row in rows if len(rows) == 1}
+    with zipfile.ZipFile(path) as archive:
+        files = [name for name in archive.namelist() if Path(name).stem in ids and Path(name).stem not in seen]
+        files = [name for name in files if ids[Path(name).stem] in first]
+        pixels = np.stack([reader.fit(reader.read(archive.read(name)).pixels, model.pixels) for name in files])
+    truth = [first[ids[Path(name).stem]] for name in files]
+    return {
+        "unseen_names_among_unseen": _named(model, pixels, truth, sorted(set(truth))),
+        "unseen_names_among_all": _named(model, pixels, truth, sorted(set(first.values()))),
+    }
+
+
+def _agreement(model: Backbone, pixels: np.ndarray, names: list[str]) -> dict[str, float]:
+    """Share of photos whose best of 200 names stays the same when all names are written in another way."""
+    embeddings = _embed(model, pixels)
+
+    def best(write: Callable[[str], str]) -> np.ndarray:
+        head = model.natural_head([write(name) for name in names])
+        assert head is not None and not head.unknown
+        return head.logits(embeddings).argmax(1).numpy()
+
+    plain = best(lambda name: name)
+    ways = {"a photo of a …": lambda name: f"a photo of a {name}", "Plural": lambda name: text.plural(name).capitalize()}
+    return {way: round(float((best(write) == plain).mean()), 4) for way, write in ways.items()}
+
+
+@torch.inference_mode()
+def _speed(model: Backbone) -> float:
+    images, times = torch.rand(64, 3, model.pixels, model.pixels), []
+    for _ in range(8):
+        began = time.perf_counter()
+        model(images)
+        times.append(time.perf_counter() - began)
+    return round(64 / float(np.median(times[2:])))

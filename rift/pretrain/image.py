@@ -1,4 +1,4 @@
-"""The recipe of the embedded model: a small image tower and a text tower distilled from a ViT-tiny.
+"""The image tower's recipe: learn a ViT-tiny's embeddings of 64 px photos, its softmax and the labels.
 
 The teacher is timm's `vit_tiny_patch16_224.augreg_in21k_ft_in1k`. The image tower learns its embeddings of
 64 px photos; the text tower learns the L2-normalized rows of its classifier for the names of the 1000
@@ -7,9 +7,7 @@ classes. Both therefore meet in the teacher's own 192-dimensional space. Everyth
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 import math
 import time
 from collections.abc import Callable
@@ -181,64 +179,19 @@ def accuracy(tower: nn.Module, pixels: np.ndarray, labels: np.ndarray, rows: Ten
     return hits / len(pixels)
 
 
-def cached(path: Path, make: Callable[[], Tensor]) -> Tensor:
-    """Return the tensor stored at `path`, made and stored first where it is missing."""
+def cached(path: Path, make: Callable[[], Any]) -> Any:
+    """Return the tensors stored at `path`, made and stored first where it is missing."""
     if not path.exists():
         torch.save(make(), path)
     return torch.load(path, weights_only=True)
 
 
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def imagenet_classes() -> list[str]:
+    """Return the WordNet ids of ImageNet-1k in the order of the classifier's rows."""
+    return list(timm.data.ImageNetInfo("imagenet-1k").label_names())
 
 
 def imagenet_rows(wnids: np.ndarray) -> Tensor:
-    """Return the ImageNet-1k row `(k,)` of each WordNet id; the rows of the classifier follow the sorted ids."""
-    known = {wnid: i for i, wnid in enumerate(timm.data.ImageNetInfo("imagenet-1k").label_names())}
+    """Return the ImageNet-1k row `(k,)` of each WordNet id."""
+    known = {wnid: i for i, wnid in enumerate(imagenet_classes())}
     return torch.tensor([known[str(wnid)] for wnid in wnids])
-
-
-def pretrain_image_tower(
-    images: Path, validation: Path, work: Path, *, teacher_weights: Path | None, stages: list[tuple[int, int]], log: Log = print
-) -> nn.Module:
-    """Distill the image tower, keeping teacher embeddings and a checkpoint in `work` so that it resumes."""
-    work.mkdir(parents=True, exist_ok=True)
-    teacher = load_teacher(teacher_weights)
-    pixels, labels, wnids = read_pack(images, log)
-    held_out, held_out_labels, _ = read_pack(validation, log)
-    targets = cached(work / "teacher.pt", lambda: teach(teacher, pixels, log))
-    with torch.inference_mode():
-        teacher_logits = teacher.head(targets.float()).half()
-    class_rows = imagenet_rows(wnids)
-    rows = F.normalize(teacher.head.weight.detach(), dim=1)
-    hard = float((teacher_logits[:, class_rows].float().argmax(1).numpy() == labels).mean())
-    log(f"teacher on its own targets: {hard:.3f} over {len(class_rows)} classes")
-    return distill(
-        pixels,
-        labels,
-        targets,
-        teacher_logits,
-        rows,
-        class_rows,
-        stages=stages,
-        checkpoint=work / "tower.pt",
-        log=log,
-        check=lambda tower: accuracy(tower, held_out[::5], held_out_labels[::5], rows[class_rows]),
-    )
-
-
-if __name__ == "__main__":  # replaced by the command below once the rest stands
-    import sys
-
-    shared = Path(sys.argv[1])
-    torch.set_num_threads(2)
-    pretrain_image_tower(
-        shared / "data/natural_tiny_imagenet_train_250pc_64px.npz",
-        shared / "data/natural_tiny_imagenet_val_25pc_64px.npz",
-        Path(sys.argv[2]),
-        teacher_weights=shared / "weights/vit_tiny_patch16_224.augreg_in21k_ft_in1k.fp16.safetensors",
-        stages=json.loads(sys.argv[3]),
-        log=lambda text: print(time.strftime("%H:%M:%S"), text, flush=True),
-    )

@@ -25,7 +25,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 
-from rift.errors import SettingError
+from rift.errors import DataError, SettingError
 from rift.model import Backbone
 
 MAPS = {"running": ("identity", "learned", "spectrum"), "batch": ("identity", "learned", "procrustes")}
@@ -51,7 +51,7 @@ def build(
     """Return the penalty as a module; `images.embeddings` `(views, n, d)` are the pretrained embeddings of the training views.
 
     They are read once, and not at all by `statistics="batch"` with a map that needs nothing but the batch. Raises
-    `setting.range` for a map that the statistics do not allow, or a mean with the spectrum.
+    `setting.range` for a map that the statistics do not allow or a mean with the spectrum, `data.too_few` where no image differs.
     """
     if map not in MAPS[statistics]:
         pair, allowed = f"map = {map!r} does not go with statistics = {statistics!r}", ", ".join(MAPS[statistics])
@@ -78,8 +78,10 @@ class Running(nn.Module):
         super().__init__()
         self.mean, self.epsilon, self.momentum = mean, epsilon, momentum
         before = _moments(embeddings)
+        if _flat(*before):
+            raise DataError("data.too_few", "The pretrained model embeds all training images alike; RIFT needs some that differ.")
         self.before_covariance, self.before_mean = (nn.Buffer(moment.float()) for moment in before)
-        self.covariance, self.average = (nn.Buffer(moment.float().clone()) for moment in before)
+        self.covariance, self.average = (nn.Buffer(moment.float()) for moment in before)
         self.spectrum = nn.Buffer(torch.linalg.eigvalsh(before[0]).float()) if map == "spectrum" else None
         self.rotation = _Rotation(len(before[1])) if map == "learned" else None
 
@@ -123,7 +125,7 @@ class Batch(nn.Module):
             embeddings, targets = embeddings.float(), targets.detach().float()
             covariance, mean = _covariance(embeddings)
             before_covariance, before_mean = _covariance(targets)
-            if not before_covariance.any():
+            if _flat(before_covariance, before_mean):
                 return _zero(embeddings)
             rotation = self._rotate(embeddings, targets)
             shift = mean if self.mean else None
@@ -203,7 +205,18 @@ def _covariance(embeddings: Tensor) -> tuple[Tensor, Tensor]:
 
 def _moments(embeddings: Tensor) -> tuple[Tensor, Tensor]:
     """Return covariance and mean of all views `(views, n, d)` taken together, accumulated in float64."""
-    return _covariance(embeddings.detach().flatten(0, -2).double())
+    rows = embeddings.detach().flatten(0, -2)
+    mean = rows.mean(0, dtype=torch.float64)
+    scatter = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=rows.device)
+    for some in rows.split(8192):  # a float64 copy of all views could be larger than they are
+        centred = some.double() - mean
+        scatter += centred.T @ centred
+    return scatter / (len(rows) - 1), mean
+
+
+def _flat(covariance: Tensor, mean: Tensor) -> bool:
+    """Tell whether embeddings differ by no more than the rounding of float32."""
+    return bool(covariance.trace() <= 1e-12 * mean.square().sum())
 
 
 def _zero(embeddings: Tensor) -> Tensor:

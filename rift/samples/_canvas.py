@@ -45,7 +45,7 @@ def strokes(lines: Iterable[Stroke]) -> np.ndarray:
 def expose(
     light: np.ndarray, seen: np.ndarray, rng: np.random.Generator, *, mean: Sequence[float], blur: float, noise: float
 ) -> np.ndarray:
-    """Photograph light `(FINE, FINE, 3)`: pixels `(SIZE, SIZE, 3)` uint8 whose mean color over `seen` does not depend on the class.
+    """Photograph light `(FINE, FINE, 3)` as `(SIZE, SIZE, 3)` uint8; the mean color over `seen` does not depend on the class.
 
     Each channel is scaled to a mean drawn around `mean`, as a camera's white balance and exposure would, so that no class can be
     told by its mean color. `blur` is in finished pixels, `noise` a standard deviation of values in [0, 1].
@@ -53,7 +53,7 @@ def expose(
     picture = ndimage.gaussian_filter(light * seen[..., None], (2 * blur, 2 * blur, 0))
     picture = picture.reshape(SIZE, 2, SIZE, 2, 3).mean((1, 3))
     cover = seen.reshape(SIZE, 2, SIZE, 2).mean((1, 3))[..., None]
-    target = np.asarray(mean) * (1 + 0.06 * rng.standard_normal() + 0.035 * rng.standard_normal(3))
+    target = np.asarray(mean) * (1 + 0.06 * rng.standard_normal() + 0.025 * rng.standard_normal(3))
     for _ in range(4):  # clipping moves the mean a little, so the gain is found in a few rounds
         now = (np.clip(picture, 0, 1) * cover).sum((0, 1)) / cover.sum()
         picture *= target / now

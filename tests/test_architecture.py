@@ -1,0 +1,94 @@
+"""The floors hold: a file imports from strictly lower floors only, and gradio, plotly and CUDA stay where they belong."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FLOORS = {
+    0: "errors catalog config",
+    1: "archive review table images dataset model similarity statistics runs figures vocabulary",
+    2: "upload backbones tasks methods regularizers natural samples snapshot",
+    3: "train diagnostics toys pretrain",
+    4: "recipe report comparison",
+    5: "jobs",
+    6: "api",
+    7: "cli ui __main__",
+}
+FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}
+FILES = sorted((ROOT / "rift").rglob("*.py"))
+
+
+def parts(path: Path) -> tuple[str, ...]:
+    return path.relative_to(ROOT / "rift").with_suffix("").parts
+
+
+def imports(path: Path) -> set[str]:
+    """Every module of ours that a file imports, as a dotted name below rift."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found
+
+
+def test_every_file_has_a_floor():
+    unknown = {parts(path)[0] for path in FILES} - set(FLOOR) - {"__init__"}
+    assert not unknown, f"give these a floor: {unknown}"
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if parts(p) != ("__init__",)], ids=lambda p: "/".join(parts(p)))
+def test_imports_come_from_lower_floors(path):
+    home = parts(path)
+    for name in imports(path):
+        head, *rest = name.split(".")
+        if head != "rift" or not rest or rest[0] not in FLOOR:
+            continue
+        private = len(home) > 1 and rest[0] == home[0] and (home[0] == "pretrain" or any(part.startswith("_") for part in rest))
+        floors = FLOOR[rest[0]], FLOOR[home[0]]
+        allowed_level = {"catalog": {"config", "errors"}, "upload": set()}.get(home[0], set())
+        level_one = floors == (1, 1) and (rest[0], home[0]) in LEVEL_ONE
+        assert floors[0] < floors[1] or private or rest[0] in allowed_level or level_one, f"{home} imports {name}"
+
+
+# on the ground floor of data, in the direction of reading: archive and table and review serve dataset
+LEVEL_ONE = {(low, high) for low, high in [("images", "dataset"), ("archive", "dataset"), ("review", "dataset"), ("archive", "table")]}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: "/".join(parts(p)))
+def test_libraries_stay_where_they_belong(path):
+    home, names = parts(path)[0], {name.split(".")[0] for name in imports(path)}
+    assert "gradio" not in names or home == "ui"
+    assert "typer" not in names or home == "cli"
+    assert "plotly" not in names or home in ("figures", "diagnostics", "report", "ui")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: "/".join(parts(p)))
+def test_no_file_and_no_function_is_too_long(path):
+    text = path.read_text()
+    assert text.count("\n") <= 300
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 70, f"{node.name} has {node.end_lineno - node.lineno + 1} lines"
+
+
+def test_importing_rift_loads_neither_torch_nor_gradio():
+    code = "import sys, rift, rift.cli, rift.config, rift.catalog; print([m for m in ('torch', 'gradio', 'numpy') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout.strip() == "[]"
+
+
+def test_nothing_names_a_machine_or_an_index():
+    listed = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=ROOT, check=True).stdout.split("\n")
+    for name in filter(None, listed):
+        path = ROOT / name
+        if path.suffix in {".py", ".md", ".toml", ".txt", ".css", ".js", ".j2", ".json", ""} and path.is_file():
+            text = path.read_text(errors="ignore")
+            for hint in ("/wo" + "rk/", "/ro" + "ot/", "index-" + "url"):
+                assert hint not in text, f"{name} holds {hint}"

@@ -1,0 +1,125 @@
+"""Every file of every menu keeps its menu's contract; a new file is tested before its author writes a test."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load, save
+
+from rift import catalog
+from rift.model import Backbone, Classifier, Task, trainable
+from rift.snapshot import Arrays, Snapshot
+
+CHOICES = [(menu, name) for menu in catalog.DOORS for name in catalog.names(menu)]
+
+
+@pytest.mark.parametrize(("menu", "name"), CHOICES)
+def test_a_choice_explains_itself_and_its_settings(menu, name):
+    assert len(catalog.summary(menu, name)) > 20
+    assert callable(catalog.door(menu, name))
+    for key, field in catalog.settings(menu, name).model_fields.items():
+        required_path = (menu, name, key) == ("backbones", "checkpoint", "path")
+        assert required_path or not field.is_required(), f"{key} has no default"
+        assert field.description, f"{key} has no description"
+        if field.annotation in (int, float):
+            bounds = {type(item).__name__ for item in field.metadata}
+            assert bounds & {"Ge", "Gt", "Interval"} and bounds & {"Le", "Lt", "Interval"}, f"{key} has no bounds"
+
+
+@pytest.mark.parametrize(("menu", "name"), CHOICES)
+def test_defaults_pass_their_own_check(menu, name):
+    if (menu, name) != ("backbones", "checkpoint"):
+        checked = catalog.check(menu, catalog.parse(name))
+        assert json.loads(json.dumps(checked.options)) == checked.options
+
+
+def images(backbone: Backbone, n: int = 6) -> torch.Tensor:
+    return torch.rand(n, 3, backbone.pixels, backbone.pixels)
+
+
+@pytest.mark.parametrize("name", catalog.names("methods"))
+def test_a_method_trains_something_and_survives_a_round_trip(name, toy_backbone):
+    task: Task = catalog.door("tasks", "single_label")(("a", "b", "c"))
+    classifier = Classifier(copy.deepcopy(toy_backbone), task.head(toy_backbone.width))
+    catalog.door("methods", name)(classifier.backbone)
+    x = images(toy_backbone)
+    optimizer = torch.optim.AdamW([p for p in classifier.parameters() if p.requires_grad], lr=1e-2)
+    before = {key: value.clone() for key, value in classifier.state_dict().items()}
+    for _ in range(2):  # a head that starts at zero passes no gradient to the backbone in the first step
+        optimizer.zero_grad()
+        task.loss(classifier(x)[1], torch.tensor([0, 1, 2, 0, 1, 2])).backward()
+        optimizer.step()
+    moved = {key for key, value in classifier.state_dict().items() if not torch.equal(value, before[key])}
+    wanted = {key for key, p in classifier.named_parameters() if p.requires_grad}
+    assert trainable(classifier) > 0 and moved and moved <= wanted
+    logits = classifier(x)[1]
+    assert torch.isfinite(logits).all()
+    classifier.load_state_dict(load(save({key: value.contiguous() for key, value in classifier.state_dict().items()})))
+    assert torch.allclose(classifier(x)[1], logits, atol=1e-6)
+
+
+class Targets:
+    """What a regularizer is given as `images`."""
+
+    def __init__(self, embeddings: torch.Tensor):
+        self.embeddings = embeddings
+
+
+@pytest.mark.parametrize("name", catalog.names("regularizers"))
+def test_a_regularizer_is_at_least_zero_with_a_finite_gradient(name, toy_backbone):
+    d = toy_backbone.width
+    cached = torch.randn(2, 40, d)
+    penalty: Any = catalog.door("regularizers", name)(toy_backbone, copy.deepcopy(toy_backbone), Targets(cached))
+    assert isinstance(penalty.needs_targets, bool)
+    embeddings = (cached[0, :16] + 0.5 * torch.randn(16, d)).requires_grad_()
+    value = penalty(embeddings, cached[0, :16] if penalty.needs_targets else None)
+    assert value.shape == () and value.dtype == torch.float32 and float(value.detach()) >= 0
+    if value.requires_grad:
+        value.backward()
+        assert embeddings.grad is not None and torch.isfinite(embeddings.grad).all()
+        assert name == "none" or float(embeddings.grad.abs().max()) > 0
+
+
+def snapshot(logits: bool, n: int = 30, seed: int = 0, constant: bool = False) -> Snapshot:
+    rng = np.random.default_rng(seed)
+
+    def arrays(n: int, classes: int, scored: bool) -> Arrays:
+        values = np.ones((n, 8)) if constant else rng.normal(size=(n, 8))
+        return Arrays(
+            ids=np.array([f"{i:03}" for i in range(n)]),
+            labels=np.arange(n) % classes,
+            embeddings=values.astype(np.float32),
+            activations=np.stack([values, values]).astype(np.float32),
+            logits=rng.normal(size=(n, classes)).astype(np.float32) if scored else None,
+        )
+
+    rows = rng.normal(size=(6, 8)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    rows[5] = np.nan
+    sets = {name: arrays(n, 3, logits) for name in ("train", "validation", "test")}
+    return Snapshot({**sets, "natural": arrays(n, 6, False)}, ("a", "b", "c"), tuple("uvwxyz"), rows)
+
+
+def numbers(values: dict[str, Any]) -> list[tuple[str, float]]:
+    return [(key, value) for key, value in values.items() if isinstance(value, (float, int)) and not isinstance(value, bool)]
+
+
+@pytest.mark.parametrize("name", catalog.names("diagnostics"))
+@pytest.mark.parametrize(("n", "constant"), [(30, False), (4, False), (30, True)])
+def test_a_diagnostic_gives_finite_numbers_or_a_reason_and_a_figure(name, n, constant):
+    module = catalog.module("diagnostics", name)
+    before = snapshot(False, n, 0, constant)
+    results = {arm: module.measure(before, snapshot(True, n, seed, constant)) for seed, arm in enumerate(["none", "rift"], 1)}
+    for values in results.values():
+        for key, value in numbers(values):
+            assert math.isfinite(value), key
+        for key, value in values.items():
+            assert value is not None or values.get(f"{key}_reason"), f"{key} is null without a reason"
+    assert json.loads(module.figure(results).to_json())["data"] is not None
+    assert module.sentence(results)
