@@ -131,17 +131,15 @@ def _finish(lab: Lab, runs: Sequence[Run], names: Mapping[str, str], device: str
     """Start workers and follow the runs until each has ended; Ctrl-C stops them within a second."""
     waiting = [run for run in runs if run.state not in ENDED]
     processes = [jobs.start_worker(lab, device, waiting) for _ in range(min(workers, len(waiting)))]
-    said: dict[str, tuple[float, int]] = {}
+    told = {run.id: (0, time.monotonic()) for run in runs}
     try:
         while waiting:
             alive = any(process.poll() is None for process in processes)
             for run in waiting:
-                _tell(run, names[run.id], said, say)
+                told[run.id] = _tell(run, names[run.id], told[run.id], say)
             waiting = [run for run in waiting if run.state not in ENDED]
             if waiting and not alive:
-                waiting = [run for run in waiting if run.state not in ENDED]
-                if waiting:
-                    raise RuntimeError(f"the worker ended with {processes[0].returncode}:\n{_tail(lab.root / 'worker.log')}")
+                raise RuntimeError(f"the worker ended with {processes[0].returncode}:\n{_tail(lab.root / 'worker.log')}")
             time.sleep(POLL_SECONDS)
         for process in processes:
             process.wait()
@@ -156,23 +154,24 @@ def _finish(lab: Lab, runs: Sequence[Run], names: Mapping[str, str], device: str
         raise RunError("run.stopped", message) from None
 
 
-def _tell(run: Run, name: str, said: dict[str, tuple[float, int]], say: Say) -> None:
-    """Say a run's newest epoch, and now and then its step."""
-    events = run.events()
-    when, count = said.get(run.id, (0.0, 0))
-    for event in events[count:]:
+def _tell(run: Run, name: str, told: tuple[int, float], say: Say) -> tuple[int, float]:
+    """Say a run's newest epochs and now and then its step; `told` is how far its events were read and when it was last heard of."""
+    events, position = run.events_from(told[0])
+    when, step = told[1], None
+    for event in events:
         if event["event"] == "epoch":
             cka = "" if event.get("cka") is None else f", CKA {event['cka']:.3f}"
             say(f"{name}: epoch {event['epoch']}/{event['epochs']}, validation accuracy {event['validation_accuracy']:.3f}{cka}")
-            when = time.monotonic()
+            when, step = time.monotonic(), None
         elif event["event"] == "end":
             say(f"{name}: {event['state']}" + (f" ({event['message']})" if event.get("message") else ""))
-    last = next((event for event in reversed(events) if event["event"] == "step"), None)
-    if last is not None and time.monotonic() - when > SAY_SECONDS and len(events) > count:
-        left = last["milliseconds"] * (last["steps"] - last["step"]) / 1000
-        say(f"{name}: step {last['step']}/{last['steps']}, about {left:.0f} s left")
+        elif event["event"] == "step":
+            step = event
+    if step is not None and time.monotonic() - when > SAY_SECONDS:
+        left = step["milliseconds"] * (step["steps"] - step["step"]) / 1000
+        say(f"{name}: step {step['step']}/{step['steps']}, about {left:.0f} s left")
         when = time.monotonic()
-    said[run.id] = (when, len(events))
+    return position, when
 
 
 def _publish(

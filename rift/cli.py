@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -183,7 +185,7 @@ def pretrain(
     teacher: Annotated[Path | None, typer.Option("--teacher", help="safetensors of the ViT-tiny; without it timm downloads them")] = None,
     cifar: Annotated[Path | None, typer.Option("--cifar", help="zip of CIFAR-10 test folders, for the card")] = None,
     unseen: Annotated[Path | None, typer.Option("--unseen", help="zip of ImageNet photos, one a class, for the card")] = None,
-    stages: Annotated[str, typer.Option("--stages", help="epochs@pixels, comma-separated")] = "2@32,9@48,4@64",
+    stages: Annotated[str, typer.Option("--stages", help="epochs@pixels, comma-separated")] = "2@32,9@48,3@64",
 ) -> None:
     """Make the embedded model: distill a small image tower and a text tower from a ViT-tiny."""
     from rift import pretrain as recipe
@@ -240,6 +242,8 @@ def _say(text: str) -> None:
 
 def main() -> int:
     """Run the command line; returns 0 done, 2 the user can mend it, 1 our fault, 130 stopped."""
+    with contextlib.suppress(ValueError):  # not the main thread
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # both end the runs in order
     try:
         code = app(standalone_mode=False)
         return code if isinstance(code, int) else 0

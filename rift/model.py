@@ -66,8 +66,9 @@ class Backbone(nn.Module):
         tokens, blocks = self.vit.forward_intermediates(
             self._normalize(images), output_fmt="NLC", return_prefix_tokens=True, norm=False
         )
-        pool = (lambda patches, prefix: prefix[:, 0]) if self._pools_class_token else (lambda patches, prefix: patches.mean(1))
-        return self.vit.forward_head(tokens), torch.stack([pool(patches, prefix) for patches, prefix in blocks])
+        pairs = blocks if self.vit.num_prefix_tokens else [(patches, None) for patches in blocks]  # timm: bare where no prefix
+        pooled = [prefix[:, 0] if self._pools_class_token else patches.mean(1) for patches, prefix in pairs]
+        return self.vit.forward_head(tokens), torch.stack(pooled)
 
     def activations(self, images: Tensor) -> Tensor:
         """Return the class token (or the mean patch token, as the family pools) after each block: `(layers, n, h)`."""

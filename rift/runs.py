@@ -59,11 +59,27 @@ class Run:
 
     def events(self) -> list[dict[str, Any]]:
         """Return all events so far; a torn last line is ignored."""
+        return self.events_from(0)[0]
+
+    def events_from(self, position: int) -> tuple[list[dict[str, Any]], int]:
+        """Return the events after a position in bytes, and the position to go on from: a watcher reads each line once."""
         try:
-            lines = (self.path / "events.jsonl").read_bytes().split(b"\n")
+            with (self.path / "events.jsonl").open("rb") as file:
+                file.seek(position)
+                whole, newline, _ = file.read().rpartition(b"\n")
         except FileNotFoundError:
-            return []
-        return [json.loads(line) for line in lines[:-1] if line]
+            return [], 0
+        return [json.loads(line) for line in whole.splitlines()], position + len(whole) + len(newline)
+
+    def last_event(self) -> dict[str, Any]:
+        """Return the newest event, read from the end of the file; empty while there is none."""
+        try:
+            with (self.path / "events.jsonl").open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - 65536))
+                lines = file.read().rpartition(b"\n")[0].splitlines()
+        except FileNotFoundError:
+            return {}
+        return json.loads(lines[-1]) if lines else {}
 
     def append(self, kind: str, **values: Any) -> None:
         """Append one event in a single write; a torn line left by a killed writer is closed first."""
@@ -110,16 +126,13 @@ class Run:
         """Return queued, preparing, training, evaluating, done, stopped, failed or lost, derived from the files."""
         if (self.path / "result.json").exists():
             return "done"
-        for event in reversed(self.events()):
-            match event["event"]:
-                case "end":
-                    return str(event["state"])
-                case "queued":
-                    break
-                case "start" | "stage":
-                    if self.is_alive:
-                        return str(event.get("stage", "preparing"))
-                    return "stopped" if self.stop_requested else "lost"
+        match self.last_event():
+            case {"event": "end", "state": state}:
+                return str(state)
+            case {"event": "start" | "stage" | "resume" | "step" | "epoch"} as event if self.is_alive:
+                return str(event.get("stage", "preparing" if event["event"] in ("start", "resume") else "training"))
+            case {"event": "start" | "stage" | "resume" | "step" | "epoch"}:
+                return "stopped" if self.stop_requested else "lost"
         return "stopped" if self.stop_requested else "queued"
 
     def result(self) -> dict[str, Any] | None:
@@ -130,8 +143,9 @@ class Run:
             return None
 
     def end(self) -> dict[str, Any]:
-        """Return the last end event, empty while there is none."""
-        return next((event for event in reversed(self.events()) if event["event"] == "end"), {})
+        """Return how the run ended, empty while it has not."""
+        event = self.last_event()
+        return event if event.get("event") == "end" else {}
 
     def measures(self) -> dict[str, dict[str, Any]]:
         """Return what each diagnostic measured on this run, by name."""

@@ -12,10 +12,10 @@ import zipfile
 from dataclasses import replace
 
 import pytest
-from uploads import good, picture, plain_zip, refusal, unpacked
 
 from rift.archive import LOCAL, PUBLIC, Limits
 from rift.upload import read
+from tests.uploads import good, picture, plain_zip, refusal, unpacked
 
 
 def with_name(name: str) -> bytes:

@@ -435,13 +435,13 @@ sha = hashlib.sha256(content).hexdigest()
 from rift.backbones import _hub, timm
 from rift.errors import ModelError
 
-def offline(**options):
+def offline(seconds=10, **options):
     start = time.time()
     try:
         timm.load(**options)
     except ModelError as error:
         assert error.code == "model.offline", error.code
-        assert time.time() - start < 10, time.time() - start
+        assert time.time() - start < seconds, time.time() - start
         return error.sentence
     raise SystemExit("no error was raised")
 
@@ -481,7 +481,8 @@ def once(self):
     real_get(self)
     threading.Thread(target=lambda: (server.shutdown(), server.server_close()), daemon=True).start()
 Hub.do_GET = once
-print(offline(model="vit_tiny"))
+sentence = offline(seconds=30, model="vit_tiny")  # the client tries to go on five times
+assert "model.safetensors of timm/vit_tiny" in sentence, sentence
 """,
 }
 

@@ -148,7 +148,9 @@ def test_a_fault_in_the_reader_leaves_nothing(tmp_path):
 def test_copies_are_dropped_and_the_test_part_keeps_its_own(tmp_path):
     rows = [("a.png", "x", picture(0), None, "train"), ("b.png", "x", picture(0), None, "test"), *entries(1, first=5)]
     stored = store(rows, tmp_path, name="x")
-    assert stored.ids.tolist() == ["b.png", "c0/0.png"]
+    assert stored.ids.tolist() == ["b.png", "c0/0.png"]  # sorted by id
+    mixed = [(f"{number}.png", "x", picture(number), None, part) for number, part in enumerate(("train", "", "test", "train"))]
+    assert store(mixed, tmp_path, name="x").given.tolist() == ["train", "", "test", "train"]
     (item,) = stored.report.skipped
     assert (item.file, item.code) == ("a.png", "data.duplicate") and "both test and train" in item.message
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_diagnostics import CLASSES, HOSTILE, finetuned, pretrained, rotation
 
 from rift import catalog, report, statistics
 from rift.diagnostics import accuracy, drift, pca, zero_shot
 from rift.errors import RunError
+from tests.test_diagnostics import CLASSES, HOSTILE, finetuned, pretrained, rotation
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SEEDS = 2

@@ -9,11 +9,11 @@ import zipfile
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from uploads import picture, refusal, unpacked, zipped
 
 from rift.errors import DataError
 from rift.table import parse
 from rift.upload import read
+from tests.uploads import picture, refusal, unpacked, zipped
 
 FILES = {f"images/{number}.png": picture(number) for number in range(6)}
 ROWS = [(f"{number}.png", "cat" if number < 3 else "dog") for number in range(6)]

@@ -56,12 +56,14 @@ def load(
 ) -> Backbone:
     """Return CLIP's image tower at 224 px; raises `model.offline` when its weights are not here and cannot be fetched."""
     name, tower, repository = MODELS[model]
+    source, weights = f"{FILE} of {repository}", ""
+    if init == "pretrained":  # before anything is built, so that a machine without the file hears of it at once
+        state, weights = _hub.read(_hub.fetch(repository, FILE), source)
     clip = open_clip.CLIP(**open_clip.get_model_config(name))
-    weights = ""
     if init == "pretrained":
-        state, weights = _hub.read(_hub.fetch(repository, FILE), f"{FILE} of {repository}")
-        state["logit_scale"] = state["logit_scale"].reshape(())  # some files store it as one row
-        _hub.match(clip, state, f"{FILE} of {repository}")
+        if "logit_scale" in state:  # some files store it as one row
+            state["logit_scale"] = state["logit_scale"].reshape(clip.logit_scale.shape)
+        _hub.match(clip, state, source)
     vit: Any = timm.create_model(tower, pretrained=False)
     _hub.fill(vit, clip.state_dict(), name)
     del clip.visual

@@ -45,6 +45,7 @@ MODELS: dict[Model, str] = {
     "clip_large_14": "vit_large_patch14_clip_quickgelu_224.openai",
     "siglip_base": "vit_base_patch16_siglip_224.webli",
 }
+FILE = "model.safetensors"
 
 
 def load(
@@ -57,11 +58,12 @@ def load(
     ] = "pretrained",
 ) -> Backbone:
     """Return the ViT at 224 px; raises `model.offline` when its weights are not here and cannot be fetched."""
+    cfg: Any = timm.get_pretrained_cfg(MODELS[model])
+    source, weights = f"{FILE} of {cfg.hf_hub_id}", ""
+    if init == "pretrained":  # before anything is built, so that a machine without the file hears of it at once
+        state, weights = _hub.read(_hub.fetch(cfg.hf_hub_id, FILE), source)
     vit: Any = timm.create_model(MODELS[model], pretrained=False, img_size=224)
-    weights = ""
     if init == "pretrained":
-        repository, file = vit.pretrained_cfg["hf_hub_id"], "model.safetensors"
-        state, weights = _hub.read(_hub.fetch(repository, file), f"{file} of {repository}")
-        _hub.fill(vit, state, f"{file} of {repository}")
+        _hub.fill(vit, state, source)
     natural = _hub.classifier_head(vit, f"ImageNet classifier of {model}") if model.startswith("vit_") else None
     return _hub.assemble(vit, natural=natural, weights=weights)

@@ -52,12 +52,7 @@ def run(
         logits = teacher_model.head(targets.float()).half()
     seen = image.imagenet_rows(wnids)
     tower = image.distill(
-        pixels,
-        labels,
-        targets,
-        logits,
-        rows,
-        seen,
+        image.Lessons(pixels, torch.as_tensor(labels), targets, logits, rows, seen),
         stages=stages,
         checkpoint=work / "tower.pt",
         log=log,

@@ -11,6 +11,7 @@ import io
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -89,13 +90,29 @@ def crop(images: Tensor, size: int, generator: torch.Generator, smallest: float 
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
+@dataclass(frozen=True)
+class Lessons:
+    """What the image tower learns from: n photos and what the teacher says of them."""
+
+    pixels: np.ndarray  # (n, 64, 64, 3) uint8
+    labels: Tensor  # (n,)
+    targets: Tensor  # (n, 192), the teacher's embeddings
+    logits: Tensor  # (n, 1000), the teacher's
+    rows: Tensor  # (1000, 192), its normalized classifier rows
+    seen: Tensor  # (k,), the row of each label
+
+    def loss(self, ids: np.ndarray, embeddings: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """Return 4 (1 - cosine to the teacher) + cross-entropy to its softmax + cross-entropy to the labels, and the cosine."""
+        embeddings = F.normalize(embeddings.float(), dim=1)
+        cosine = (embeddings * F.normalize(self.targets[ids].float(), dim=1)).sum(1).mean()
+        logits = scale.clamp(max=math.log(60.0)).exp() * embeddings @ self.rows.T
+        soft = F.cross_entropy(logits, self.logits[ids].float().softmax(1))
+        hard = F.cross_entropy(logits[:, self.seen], self.labels[ids], label_smoothing=0.05)
+        return 4 * (1 - cosine) + soft + hard, cosine.detach()
+
+
 def distill(
-    pixels: np.ndarray,
-    labels: np.ndarray,
-    targets: Tensor,
-    teacher_logits: Tensor,
-    rows: Tensor,
-    class_rows: Tensor,
+    lessons: Lessons,
     *,
     stages: list[tuple[int, int]],
     checkpoint: Path,
@@ -105,65 +122,63 @@ def distill(
     log: Log = print,
     check: Callable[[nn.Module], float] | None = None,
 ) -> nn.Module:
-    """Train the image tower on cosine to the teacher, its 1000-class softmax and the labels.
-
-    Args: pixels `(n, 64, 64, 3)`; labels `(n,)`; targets `(n, 192)`; teacher_logits `(n, 1000)`; rows `(1000, 192)` the
-    normalized classifier rows; class_rows `(k,)` the row of each label; stages as (epochs, pixels) pairs.
-    """
+    """Train the image tower in stages of (epochs, pixels), growing images being the cheapest speed-up; resumes by epoch."""
     torch.manual_seed(seed)
-    tower = embedded.image_tower(norm=True)
-    scale = nn.Parameter(torch.tensor(math.log(16.0)))
-    decayed = [p for p in tower.parameters() if p.ndim > 1]
-    plain = [p for p in tower.parameters() if p.ndim <= 1] + [scale]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}], lr=learning_rate, fused=True
-    )
+    tower, scale = embedded.image_tower(norm=True), nn.Parameter(torch.tensor(math.log(16.0)))
+    optimizer = _optimizer(tower, scale, learning_rate)
     sizes = [size for epochs, size in stages for _ in range(epochs)]
-    steps_per_epoch = len(pixels) // batch_size
-    total, warmup = steps_per_epoch * len(sizes), 400
-    first = 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        tower.load_state_dict(state["tower"])
-        optimizer.load_state_dict(state["optimizer"])
-        scale.data, first = state["scale"], state["epoch"]
-        log(f"resumed after epoch {first}")
-    for epoch in range(first, len(sizes)):
+    per_epoch, warmup = len(lessons.pixels) // batch_size, 400
+    for epoch in range(_resume(checkpoint, tower, optimizer, scale), len(sizes)):
         generator = torch.Generator().manual_seed(seed * 1000 + epoch)
-        order = torch.randperm(len(pixels), generator=generator).numpy()
+        order = torch.randperm(len(lessons.pixels), generator=generator).numpy()
         tower.train()
         began, running = time.perf_counter(), 0.0
-        for step in range(steps_per_epoch):
-            now = epoch * steps_per_epoch + step
-            rate = min((now + 1) / warmup, 0.5 * (1 + math.cos(math.pi * now / total)))
+        for step in range(per_epoch):
+            now = epoch * per_epoch + step
+            rate = min((now + 1) / warmup, 0.5 * (1 + math.cos(math.pi * now / (per_epoch * len(sizes)))))
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * rate
             ids = order[step * batch_size : (step + 1) * batch_size]
-            images = crop(to_float(pixels[ids]), sizes[epoch], generator)
+            images = crop(to_float(lessons.pixels[ids]), sizes[epoch], generator)
             with torch.autocast("cpu", torch.bfloat16):
                 embeddings = tower(images.contiguous(memory_format=torch.channels_last))
-            embeddings = F.normalize(embeddings.float(), dim=1)
-            logits = scale.clamp(max=math.log(60.0)).exp() * embeddings @ rows.T
-            cosine = (embeddings * F.normalize(targets[ids].float(), dim=1)).sum(1).mean()
-            soft = F.cross_entropy(logits, teacher_logits[ids].float().softmax(1))
-            hard = F.cross_entropy(logits[:, class_rows], torch.as_tensor(labels[ids]), label_smoothing=0.05)
-            loss = 4 * (1 - cosine) + soft + hard
+            loss, cosine = lessons.loss(ids, embeddings, scale)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(tower.parameters(), 1.0, error_if_nonfinite=True)
             optimizer.step()
             running += float(loss.detach())
-        seconds = time.perf_counter() - began
-        note = f", validation {check(tower.eval()):.3f}" if check and (epoch % 3 == 2 or epoch + 1 == len(sizes)) else ""
-        log(
-            f"epoch {epoch + 1}/{len(sizes)} at {sizes[epoch]} px: loss {running / steps_per_epoch:.3f}, cosine {cosine:.3f}, "
-            f"{steps_per_epoch * batch_size / seconds:.0f} images/s{note}"
-        )
-        state = {"tower": tower.state_dict(), "optimizer": optimizer.state_dict(), "scale": scale.data, "epoch": epoch + 1}
-        partial = checkpoint.with_suffix(".part")
-        torch.save(state, partial)
-        partial.replace(checkpoint)
+        speed = per_epoch * batch_size / (time.perf_counter() - began)
+        note = f", validation {check(tower.eval()):.3f}" if check else ""
+        head = f"epoch {epoch + 1}/{len(sizes)} at {sizes[epoch]} px"
+        log(f"{head}: loss {running / per_epoch:.3f}, cosine {cosine:.3f}, {speed:.0f} images/s{note}")
+        _keep(checkpoint, tower, optimizer, scale, epoch + 1)
     return tower.eval()
+
+
+def _optimizer(tower: nn.Module, scale: nn.Parameter, learning_rate: float) -> torch.optim.Optimizer:
+    decayed = [p for p in tower.parameters() if p.ndim > 1]
+    plain = [p for p in tower.parameters() if p.ndim <= 1] + [scale]
+    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
+
+
+def _keep(path: Path, tower: nn.Module, optimizer: torch.optim.Optimizer, scale: nn.Parameter, epoch: int) -> None:
+    state = {"tower": tower.state_dict(), "optimizer": optimizer.state_dict(), "scale": scale.data, "epoch": epoch}
+    partial = path.with_suffix(".part")
+    torch.save(state, partial)
+    partial.replace(path)
+
+
+def _resume(path: Path, tower: nn.Module, optimizer: torch.optim.Optimizer, scale: nn.Parameter) -> int:
+    """Load the checkpoint where there is one and return the number of finished epochs."""
+    if not path.exists():
+        return 0
+    state = torch.load(path, weights_only=True)
+    tower.load_state_dict(state["tower"])
+    optimizer.load_state_dict(state["optimizer"])
+    scale.data = state["scale"]
+    return int(state["epoch"])
 
 
 @torch.inference_mode()
