@@ -72,7 +72,14 @@ def compare(
     common["task"] = catalog.check("tasks", Choice(name="single_label"))
     arms = [replace(arm, runs=tuple(_submit(here, arm, common, seed) for seed in range(seeds))) for arm in arms]
     in_order = [arm.runs[seed] for seed in range(seeds) for arm in arms]
-    _finish(here, in_order, {run.id: f"{arm.name}, seed {run.experiment.seed}" for arm in arms for run in arm.runs}, device, workers, say)
+    _finish(
+        here,
+        in_order,
+        {run.id: f"{arm.name}, seed {run.experiment.seed}" for arm in arms for run in arm.runs},
+        device,
+        workers,
+        say,
+    )
     return _publish(here, arms, images, others, parts, out, document_name)
 
 
@@ -174,9 +181,7 @@ def _tell(run: Run, name: str, told: tuple[int, float], say: Say) -> tuple[int, 
     return position, when
 
 
-def _publish(
-    lab: Lab, arms: Sequence[Arm], images: Any, natural: Any, parts: Any, out: Path, name: str | None
-) -> dict[str, Any]:
+def _publish(lab: Lab, arms: Sequence[Arm], images: Any, natural: Any, parts: Any, out: Path, name: str | None) -> dict[str, Any]:
     ends = [run.end() for arm in arms for run in arm.runs]
     if not any(run.state == "done" for arm in arms for run in arm.runs):
         first = next(end for end in ends if end)
@@ -233,7 +238,9 @@ def report(runs: Sequence[str], out: str | Path, *, lab: str | Path | None = Non
         raise RunError("run.missing", f"Not finished: {', '.join(unfinished)}.")
     asked = [run.experiment for run in chosen]
     if len({(one.data, one.natural, one.backbone.model_dump_json(), one.training.split_seed) for one in asked}) > 1:
-        raise SettingError("setting.range", "These runs are of different images or backbones; a report compares runs of the same.")
+        raise SettingError(
+            "setting.range", "These runs are of different images or backbones; a report compares runs of the same."
+        )
     images, natural = (dataset.load(home.data / digest) for digest in (asked[0].data, asked[0].natural))
     parts = dataset.split(images, asked[0].training.split_seed)
     arms = comparison.of_runs(chosen)

@@ -80,7 +80,9 @@ def check(menu: str, choice: Choice) -> Choice:
 
     Raises `setting.unknown` for a name that does not exist, `setting.range` for a value that is not allowed.
     """
-    return Choice(name=choice.name, options=validated(settings(menu, choice.name), choice.options, choice.name).model_dump(mode="json"))
+    return Choice(
+        name=choice.name, options=validated(settings(menu, choice.name), choice.options, choice.name).model_dump(mode="json")
+    )
 
 
 def validated(model: type[Model], values: Mapping[str, Any], where: str) -> Model:

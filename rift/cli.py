@@ -28,11 +28,17 @@ Data = Annotated[str, typer.Argument(help="zip or folder of class folders, CSV +
 Out = Annotated[Path, typer.Option("--out", help="folder for comparison.json, report.html and the lab")]
 Backbone = Annotated[str, typer.Option("--backbone", help="NAME or NAME:key=value,key=value")]
 Methods = Annotated[list[str] | None, typer.Option("--method", help="NAME or NAME:key=value; may be repeated (default full)")]
-Regularizers = Annotated[list[str] | None, typer.Option("--regularizer", help="NAME or NAME:key=value; may be repeated (default rift)")]
+Regularizers = Annotated[
+    list[str] | None, typer.Option("--regularizer", help="NAME or NAME:key=value; may be repeated (default rift)")
+]
 Epochs = Annotated[int | None, typer.Option("--epochs", help="passes over the training images")]
 Seeds = Annotated[int, typer.Option("--seeds", min=1, max=100, help="how many seeds; every arm is trained once from each")]
-Sets = Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE: any training setting, or preset=NAME; may be repeated")]
-Natural = Annotated[str, typer.Option("--natural", help="bundled, a name from `list natural`, or a zip of folders named by label")]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", help="NAME=VALUE: any training setting, or preset=NAME; may be repeated")
+]
+Natural = Annotated[
+    str, typer.Option("--natural", help="bundled, a name from `list natural`, or a zip of folders named by label")
+]
 LeaveOutSmall = Annotated[bool, typer.Option("--leave-out-small", help="leave out classes with fewer than three images")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda")]
 LabFolder = Annotated[Path | None, typer.Option("--lab", help="folder of runs and caches (default OUT/lab)")]
@@ -138,7 +144,9 @@ def verify(data: Data, leave_out_small: LeaveOutSmall = False, json_: Json = Fal
 def measure(
     run: Annotated[str, typer.Argument(help="run directory, or an id within --lab")],
     diagnostic: Annotated[str, typer.Option("--diagnostic", help="a name from `list diagnostics`")],
-    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value: a setting of the diagnostic; may be repeated")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value: a setting of the diagnostic; may be repeated")
+    ] = None,
     lab: LabFolder = None,
     json_: Json = False,
 ) -> None:
@@ -146,7 +154,9 @@ def measure(
     from rift import api
 
     document = api.measure(run, diagnostic, _pairs(set_), lab=lab)
-    lines = [f"{key}: {value}" for values in document["runs"].values() for key, value in values.items() if not isinstance(value, list)]
+    lines = [
+        f"{key}: {value}" for values in document["runs"].values() for key, value in values.items() if not isinstance(value, list)
+    ]
     _print(document, json_, "\n".join(lines))
 
 
@@ -182,7 +192,9 @@ def pretrain(
     validation: Annotated[Path, typer.Option("--validation", help="validation pack")],
     work: Annotated[Path, typer.Option("--work", help="folder for the teacher's embeddings and the checkpoint")],
     out: Annotated[Path, typer.Option("--out", help="folder for embedded.safetensors and its card")] = Path("assets"),
-    teacher: Annotated[Path | None, typer.Option("--teacher", help="safetensors of the ViT-tiny; without it timm downloads them")] = None,
+    teacher: Annotated[
+        Path | None, typer.Option("--teacher", help="safetensors of the ViT-tiny; without it timm downloads them")
+    ] = None,
     cifar: Annotated[Path | None, typer.Option("--cifar", help="zip of CIFAR-10 test folders, for the card")] = None,
     unseen: Annotated[Path | None, typer.Option("--unseen", help="zip of ImageNet photos, one a class, for the card")] = None,
     stages: Annotated[str, typer.Option("--stages", help="epochs@pixels, comma-separated")] = "2@32,9@48,3@64",
@@ -212,7 +224,9 @@ def numbers(option: str, text: str) -> list[float]:
     try:
         values = [float(part) for part in text.split(",")]
     except ValueError:
-        raise SettingError("setting.range", f"{option} {text!r} is not allowed: give numbers of at least 0, for example 1.") from None
+        raise SettingError(
+            "setting.range", f"{option} {text!r} is not allowed: give numbers of at least 0, for example 1."
+        ) from None
     if not all(0 <= value <= 1e6 for value in values):
         raise SettingError("setting.range", f"{option} {text!r} is not allowed: a strength lies between 0 and 1000000.")
     return values

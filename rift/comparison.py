@@ -18,10 +18,25 @@ from rift.snapshot import Snapshot
 
 NONE = Choice(name="none")
 LEAST_NATURAL = 200  # natural images below which no verdict is given (contract)
-NUMBERS = (
-    "accuracy balanced_accuracy auroc average_precision cka cka_debiased cka_layers cka_natural cka_natural_debiased "
-    "natural_accuracy natural_top5 natural_accuracy_unrotated natural_agreement task_loss penalty seconds step_milliseconds"
-).split()
+NUMBERS = [
+    "accuracy",
+    "balanced_accuracy",
+    "auroc",
+    "average_precision",
+    "cka",
+    "cka_debiased",
+    "cka_layers",
+    "cka_natural",
+    "cka_natural_debiased",
+    "natural_accuracy",
+    "natural_top5",
+    "natural_accuracy_unrotated",
+    "natural_agreement",
+    "task_loss",
+    "penalty",
+    "seconds",
+    "step_milliseconds",
+]
 WORDS = {
     "balanced_accuracy": "balanced accuracy",
     "accuracy": "accuracy",
@@ -57,10 +72,7 @@ def of_runs(runs: Sequence[Run]) -> list[Arm]:
     experiments = sorted(((run.experiment, run) for run in runs), key=lambda pair: pair[0].seed)
     experiments.sort(key=lambda pair: pair[0].regularizer.name != "none")
     found = _named([(e.method, e.regularizer, e.strength) for e, _ in experiments])
-    return [
-        replace(arm, runs=tuple(run for e, run in experiments if _key(e) == _key(arm)))
-        for arm in found
-    ]
+    return [replace(arm, runs=tuple(run for e, run in experiments if _key(e) == _key(arm))) for arm in found]
 
 
 def _named(triples: Sequence[tuple[Choice, Choice, float]]) -> list[Arm]:
@@ -224,12 +236,12 @@ def _compare_sets(lab: Lab, metric: str, pairs: Sequence[tuple[Run, Run]]) -> st
     name = "natural" if "natural" in metric else "test"
     befores = [_before(lab, run).sets[name].embeddings for run, _ in pairs]
 
+    def similarity_to(before: np.ndarray, run: Run) -> statistics.Statistic:
+        after = Snapshot.load(run.path / "snapshot.npz").sets[name].embeddings
+        return lambda kept: similarity.debiased_cka(before[kept], after[kept])
+
     def measured(side: int) -> list[statistics.Statistic]:
-        afters = [Snapshot.load(pair[side].path / "snapshot.npz").sets[name].embeddings for pair in pairs]
-        return [
-            lambda kept, x=before, y=after: similarity.debiased_cka(x[kept], y[kept])
-            for before, after in zip(befores, afters, strict=True)
-        ]
+        return [similarity_to(before, pair[side]) for before, pair in zip(befores, pairs, strict=True)]
 
     return statistics.paired_statistic_difference(measured(0), measured(1), len(befores[0]))
 

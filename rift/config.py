@@ -26,17 +26,25 @@ class Training(Settings):
     """How an arm is trained; every arm of a comparison gets the same."""
 
     epochs: Annotated[int, Field(ge=1, le=1000, description="passes over the training images")] = 10
-    batch_size: Annotated[int, Field(ge=2, le=4096, description="images per step; the batches of an epoch differ by at most one")] = 32
+    batch_size: Annotated[
+        int, Field(ge=2, le=4096, description="images per step; the batches of an epoch differ by at most one")
+    ] = 32
     learning_rate: Annotated[float, Field(gt=0, le=1, description="peak learning rate of the backbone")] = 1e-4
     head_learning_rate: Annotated[float, Field(gt=0, le=1, description="peak learning rate of the new head")] = 1e-3
     weight_decay: Annotated[float, Field(ge=0, le=1, description="decoupled weight decay; none on biases and norms")] = 0.01
     optimizer: Annotated[Literal["adamw", "sgd"], Field(description="AdamW, or SGD with momentum 0.9")] = "adamw"
-    warmup: Annotated[float, Field(ge=0, le=0.9, description="share of the steps in which the rate rises; then cosine to 0")] = 0.1
+    warmup: Annotated[float, Field(ge=0, le=0.9, description="share of the steps in which the rate rises; then cosine to 0")] = (
+        0.1
+    )
     clip: Annotated[float, Field(gt=0, le=1000, description="largest gradient norm")] = 1.0
     augment: Annotated[Literal["none", "light", "strong"], Field(description="light: crops of 80 to 100 % and flips")] = "light"
     views: Annotated[int, Field(ge=1, le=4, description="seeded views per image; the pretrained model sees each once")] = 4
-    split_seed: Annotated[int, Field(ge=0, lt=2**31, description="decides which images validate and test; the same for all seeds")] = 0
-    precision: Annotated[Literal["auto", "fp32", "bf16"], Field(description="auto: bf16 autocast on CUDA, fp32 elsewhere")] = "auto"
+    split_seed: Annotated[
+        int, Field(ge=0, lt=2**31, description="decides which images validate and test; the same for all seeds")
+    ] = 0
+    precision: Annotated[Literal["auto", "fp32", "bf16"], Field(description="auto: bf16 autocast on CUDA, fp32 elsewhere")] = (
+        "auto"
+    )
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -32,24 +32,34 @@ class DataError(UserError):
     """The images or labels cannot be used as they are."""
 
     codes = frozenset(
-        "data.archive data.escape data.bomb data.image data.label data.one_class data.too_few "
-        "data.conflict data.too_many data.missing".split()
+        [
+            "data.archive",
+            "data.escape",
+            "data.bomb",
+            "data.image",
+            "data.label",
+            "data.one_class",
+            "data.too_few",
+            "data.conflict",
+            "data.too_many",
+            "data.missing",
+        ]
     )
 
 
 class ModelError(UserError):
     """The asked-for model is unknown, incomplete or out of reach."""
 
-    codes = frozenset("model.unknown model.weights model.offline".split())
+    codes = frozenset(["model.unknown", "model.weights", "model.offline"])
 
 
 class SettingError(UserError):
     """A name or a value of a setting is not allowed."""
 
-    codes = frozenset("setting.range setting.unknown".split())
+    codes = frozenset(["setting.range", "setting.unknown"])
 
 
 class RunError(UserError):
     """A run could not go on; what it had finished is kept."""
 
-    codes = frozenset("run.memory run.diverged run.disk run.stopped run.missing".split())
+    codes = frozenset(["run.memory", "run.diverged", "run.disk", "run.stopped", "run.missing"])

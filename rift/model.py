@@ -37,6 +37,9 @@ class Backbone(nn.Module):
     pooled tokens after the last norm and, for CLIP, its projection.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         vit: VisionTransformer,

@@ -5,11 +5,9 @@ from __future__ import annotations
 import copy
 import csv
 import io
-import json
 import math
 import os
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +18,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from rift import catalog, dataset, similarity, train
 from rift.config import Choice, Experiment, digest
 from rift.errors import RunError, UserError
-from rift.model import Backbone, Classifier, Task, fingerprint, to_float, trainable
+from rift.model import Backbone, Classifier, Task, fingerprint, trainable
 from rift.runs import SCHEMA, Lab, Run, write_bytes, write_json
 from rift.snapshot import Arrays, Snapshot, capture
 
@@ -37,7 +35,9 @@ def execute(run: Run, lab: Lab, device: torch.device) -> None:
         except UserError as error:
             run.append("end", state="failed", code=error.code, message=error.sentence)
         except torch.OutOfMemoryError:
-            run.append("end", state="failed", code="run.memory", message="The device has too little memory; try a smaller batch_size.")
+            run.append(
+                "end", state="failed", code="run.memory", message="The device has too little memory; try a smaller batch_size."
+            )
         except BaseException as error:
             run.append("end", state="failed", code="", message=f"{type(error).__name__}: {error}")
             raise
@@ -94,10 +94,18 @@ def _execute(run: Run, lab: Lab, device: torch.device) -> bool:
         "pretrained": _pretrained_numbers(before),
         "target_seconds": views.seconds,
         "targets_cached": views.from_cache,
-        "backbone": {"width": pretrained.width, "layers": pretrained.layers, "weights": pretrained.weights or fingerprint(pretrained),
-                     "parameters": sum(p.numel() for p in pretrained.parameters())},
-        "environment": {"torch": torch.__version__, "device": _device_name(device), "threads": torch.get_num_threads(),
-                        "precision": training.precision},
+        "backbone": {
+            "width": pretrained.width,
+            "layers": pretrained.layers,
+            "weights": pretrained.weights or fingerprint(pretrained),
+            "parameters": sum(p.numel() for p in pretrained.parameters()),
+        },
+        "environment": {
+            "torch": torch.__version__,
+            "device": _device_name(device),
+            "threads": torch.get_num_threads(),
+            "precision": train.precision_of(device, training.precision),
+        },
         "numbers": {key: value for key, value in numbers.items() if not isinstance(value, (list, dict)) or key == "cka_layers"},
     }
     write_json(run.path / "result.json", result)

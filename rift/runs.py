@@ -36,7 +36,9 @@ def write_bytes(path: Path, data: bytes) -> None:
         os.chmod(file.name, 0o644)
         os.replace(file.name, path)
     except OSError as error:
-        raise RunError("run.disk", f"Could not write {path.name}: {error.strerror or error}. Free some space and run again.") from error
+        raise RunError(
+            "run.disk", f"Could not write {path.name}: {error.strerror or error}. Free some space and run again."
+        ) from error
 
 
 class Run:
@@ -187,7 +189,9 @@ class Lab:
         """Return a run by id or directory; `run.missing` when there is none."""
         path = Path(name) if (Path(name) / "experiment.json").exists() else self._runs / str(name)
         if not (path / "experiment.json").exists():
-            raise RunError("run.missing", f"There is no run {str(name)!r}; `python -m rift list runs --lab {self.root}` shows them.")
+            raise RunError(
+                "run.missing", f"There is no run {str(name)!r}; `python -m rift list runs --lab {self.root}` shows them."
+            )
         return Run(path)
 
     def runs(self) -> list[Run]:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ class Snapshot:
 
     def save(self, path: Path) -> None:
         """Write all arrays as one npz, atomically."""
-        arrays: dict[str, np.ndarray] = {
+        arrays: dict[str, Any] = {
             "classes": np.array(self.classes, dtype=np.str_),
             "natural_classes": np.array(self.natural_classes, dtype=np.str_),
             "scale": np.array(self.scale),
@@ -58,7 +59,9 @@ class Snapshot:
         with np.load(path, allow_pickle=False) as stored:
             arrays = dict(stored)
         names = sorted({key.split(".")[0] for key in arrays if "." in key})
-        sets = {name: Arrays(**{key.split(".")[1]: arrays[key] for key in arrays if key.startswith(f"{name}.")}) for name in names}
+        sets = {
+            name: Arrays(**{key.split(".")[1]: arrays[key] for key in arrays if key.startswith(f"{name}.")}) for name in names
+        }
         classes, natural = tuple(map(str, arrays["classes"])), tuple(map(str, arrays["natural_classes"]))
         return cls(sets, classes, natural, arrays.get("rows"), float(arrays["scale"]))
 

@@ -143,7 +143,9 @@ class State:
             os.replace(partial, path)
         except OSError as error:
             partial.unlink(missing_ok=True)
-            raise RunError("run.disk", f"The checkpoint could not be written: {error.strerror}. Free some space, then resume.") from error
+            raise RunError(
+                "run.disk", f"The checkpoint could not be written: {error.strerror}. Free some space, then resume."
+            ) from error
 
     def load(self, path: Path) -> None:
         """Continue from a checkpoint that `save` wrote."""
@@ -268,16 +270,21 @@ def step_milliseconds(state: State) -> float | None:
     return statistics.median(state.milliseconds[3:]) if len(state.milliseconds) > 3 else None
 
 
+def precision_of(device: torch.device, precision: str) -> str:
+    """Return bf16 where it is asked for or, under "auto", on CUDA; else fp32."""
+    return "bf16" if precision == "bf16" or (precision == "auto" and device.type == "cuda") else "fp32"
+
+
 def autocast(device: torch.device, precision: str) -> Any:
-    """Return bf16 autocast where it is asked for or, under "auto", on CUDA."""
-    wanted = precision == "bf16" or (precision == "auto" and device.type == "cuda")
+    """Return the autocast context of a device and a precision setting."""
+    wanted = precision_of(device, precision) == "bf16"
     return torch.autocast(device.type, torch.bfloat16) if wanted else nullcontext()
 
 
 def seed_everything(seed: int) -> None:
     """Seed every generator that training may draw from, and ask torch for deterministic kernels."""
     random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - libraries still draw from it
+    np.random.seed(seed)
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
 

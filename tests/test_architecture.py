@@ -77,7 +77,9 @@ def test_no_file_and_no_function_is_too_long(path):
 
 def test_importing_rift_loads_neither_torch_nor_gradio():
     code = "import sys, rift, rift.cli, rift.config, rift.catalog; print([m for m in ('torch', 'gradio', 'numpy') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout.strip() == "[]"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout.strip() == "[]"
+    )
 
 
 def test_nothing_names_a_machine_or_an_index():

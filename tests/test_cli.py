@@ -12,15 +12,35 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-RUN = (
-    "run seed accuracy balanced_accuracy auroc average_precision cka cka_debiased cka_layers cka_natural cka_natural_debiased "
-    "natural_accuracy natural_top5 natural_accuracy_unrotated natural_agreement task_loss penalty seconds step_milliseconds diverged"
-).split()
+RUN = [
+    "run",
+    "seed",
+    "accuracy",
+    "balanced_accuracy",
+    "auroc",
+    "average_precision",
+    "cka",
+    "cka_debiased",
+    "cka_layers",
+    "cka_natural",
+    "cka_natural_debiased",
+    "natural_accuracy",
+    "natural_top5",
+    "natural_accuracy_unrotated",
+    "natural_agreement",
+    "task_loss",
+    "penalty",
+    "seconds",
+    "step_milliseconds",
+    "diverged",
+]
 
 
 def rift(*arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "rift", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=500, env={**__import__("os").environ, "PYTHONPATH": str(ROOT)})
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=cwd, timeout=500, env={**__import__("os").environ, "PYTHONPATH": str(ROOT)}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +56,28 @@ def test_compare_writes_a_document_that_holds_to_the_contract(finished):
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert document == json.loads((out / "comparison.json").read_text()) and (out / "mine.txt").exists()
-    assert {"schema", "version", "created", "data", "backbone", "natural", "pretrained", "arms", "differences", "environment"} <= set(document)
+    assert {
+        "schema",
+        "version",
+        "created",
+        "data",
+        "backbone",
+        "natural",
+        "pretrained",
+        "arms",
+        "differences",
+        "environment",
+    } <= set(document)
     assert document["schema"] == 1
     data = document["data"]
     assert {"name", "digest", "classes", "counts", "kept", "changed", "skipped", "warnings"} <= set(data)
     assert sum(data["counts"].values()) == data["kept"] == 8 * len(data["classes"])
     assert {"name", "options", "width", "layers", "parameters", "weights"} <= set(document["backbone"])
-    assert document["backbone"]["width"] == 192 and document["backbone"]["layers"] == 6 and len(document["backbone"]["weights"]) == 64
+    assert (
+        document["backbone"]["width"] == 192
+        and document["backbone"]["layers"] == 6
+        and len(document["backbone"]["weights"]) == 64
+    )
     assert {"name", "images", "classes", "warnings"} <= set(document["natural"])
     assert {"natural_accuracy", "natural_top5", "knn_accuracy"} <= set(document["pretrained"])
     assert {"python", "torch", "device", "threads", "precision", "rift"} <= set(document["environment"])
@@ -53,7 +88,9 @@ def test_compare_writes_a_document_that_holds_to_the_contract(finished):
             assert set(RUN) <= set(run) and run["diverged"] is False
             for key in RUN:
                 assert run[key] is not None or run[f"{key}_reason"], key
-            assert all(0 <= run[key] <= 1 for key in ("accuracy", "balanced_accuracy", "auroc", "cka", "cka_natural", "natural_accuracy"))
+            assert all(
+                0 <= run[key] <= 1 for key in ("accuracy", "balanced_accuracy", "auroc", "cka", "cka_natural", "natural_accuracy")
+            )
             assert len(run["cka_layers"]) == 6
             assert arm["mean"]["accuracy"] == run["accuracy"] and arm["standard_error"]["accuracy"] is None
     assert document["arms"][0]["trainable_parameters"] > 2_000_000 and document["arms"][0]["strength"] == 0
@@ -70,7 +107,11 @@ def test_a_run_directory_tells_the_whole_story(finished):
         rows = list(csv.DictReader((folder / "predictions.csv").open()))
         assert len(rows) == document["data"]["kept"] and {row["split"] for row in rows} == {"train", "validation", "test"}
         assert all(abs(sum(float(row[name]) for name in document["data"]["classes"]) - 1) < 1e-4 for row in rows)
-        best = [max(document["data"]["classes"], key=lambda name: float(row[name])) == row["label"] for row in rows if row["split"] == "test"]
+        best = [
+            max(document["data"]["classes"], key=lambda name: float(row[name])) == row["label"]
+            for row in rows
+            if row["split"] == "test"
+        ]
         assert sum(best) / len(best) == pytest.approx(arm["runs"][0]["accuracy"])
         epochs = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
         assert [event["epoch"] for event in epochs if event["event"] == "epoch"] == [1, 2]
@@ -139,7 +180,12 @@ def test_bad_data_is_exit_2_a_code_and_a_sentence_and_leaves_nothing(make, code,
 def test_a_class_with_one_image_is_refused_by_name_and_can_be_left_out(shared, tmp_path):
     data = shared / "data" / "med_wbc_dataset1_5class.zip"
     done = rift("verify", data)
-    assert done.returncode == 2 and "basophil" in done.stderr and "--leave-out-small" in done.stderr and "error[data.too_few]" in done.stderr
+    assert (
+        done.returncode == 2
+        and "basophil" in done.stderr
+        and "--leave-out-small" in done.stderr
+        and "error[data.too_few]" in done.stderr
+    )
     kept = json.loads(rift("verify", data, "--leave-out-small", "--json").stdout)
     assert "basophil" not in kept["classes"] and kept["warnings"]
 

@@ -26,7 +26,13 @@ def test_pairs_share_images_and_order_but_not_the_method():
     free = {"regularizer": Choice(name="rift"), "strength": 3.0, "method": Choice(name="linear")}
     assert BASE.model_copy(update=free).pair_id == BASE.pair_id
     assert BASE.model_copy(update={"training": Training(learning_rate=0.5, weight_decay=0)}).pair_id == BASE.pair_id
-    for training in (Training(epochs=11), Training(batch_size=8), Training(augment="none"), Training(views=1), Training(split_seed=1)):
+    for training in (
+        Training(epochs=11),
+        Training(batch_size=8),
+        Training(augment="none"),
+        Training(views=1),
+        Training(split_seed=1),
+    ):
         assert BASE.model_copy(update={"training": training}).pair_id != BASE.pair_id
     assert BASE.model_copy(update={"seed": 1}).pair_id != BASE.pair_id
 
@@ -72,7 +78,7 @@ def test_a_wrong_choice_says_what_is_allowed(menu, text, code, words):
 def test_training_settings_out_of_range(values, code):
     with pytest.raises(SettingError) as caught:
         api.settings_of(values)
-    assert caught.value.code == code and next(iter(values.values())) in caught.value.sentence or code == "setting.unknown"
+    assert (caught.value.code == code and next(iter(values.values())) in caught.value.sentence) or code == "setting.unknown"
 
 
 def test_presets_are_valid_and_can_be_overridden():

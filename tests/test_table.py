@@ -90,6 +90,8 @@ BAD = {
     "C5 ragged": (TABLE + "\nx.png,cat,extra", "data.label", "Line 8 of the table has 3 values"),
     "C5 short": (TABLE.replace("1.png,cat", "1.png"), "data.label", "Line 3 "),
     "C6 open quote": (TABLE + '\n"x.png,cat', "data.label", "Line 8 "),
+    "C6 open quote at the end": (TABLE + '\n0.png,"cat', "data.label", "Line 8 "),
+    "C6 text after a quote": (TABLE + '\n0.png,"c"at', "data.label", "Line 8 "),
     "C7 NUL": (TABLE.replace("2.png", "2\0.png"), "data.label", "Line 4 of the table holds a NUL"),
     "C8 empty": ("", "data.label", "(none)"),
     "C8 header only": ("file,label\n\n", "data.label", "no rows"),

@@ -21,7 +21,9 @@ from rift.model import Backbone, NaturalHead
 
 PIXELS, WIDTH = 64, 192
 CONTEXT = 24  # most tokens of a caption
-SCALE = 16.0  # cosine times this is the logit; where the pretrained model's probabilities fit its hits best on the validation pack
+SCALE = (
+    16.0  # cosine times this is the logit; where the pretrained model's probabilities fit its hits best on the validation pack
+)
 PATH = Path(__file__).parents[2] / "assets" / "embedded.safetensors"
 
 
@@ -32,9 +34,11 @@ class ConvStem(PatchEmbed):
     finetuning has no statistics that couple the images of a batch.
     """
 
-    def __init__(self, *args, norm: bool = False, embed_dim: int = WIDTH, **kwargs):
-        super().__init__(*args, embed_dim=embed_dim, **kwargs)
-        widths = [3, 48, 96, embed_dim]
+    proj: nn.Module
+
+    def __init__(self, *, norm: bool = False, **options: Any):
+        super().__init__(**options)
+        widths = [3, 48, 96, WIDTH]
         layers: list[nn.Module] = []
         for i, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
             layers.append(nn.Conv2d(before, after, 3, stride=2, padding=1))
@@ -119,7 +123,11 @@ def natural_head(tower: TextTower, labels: Sequence[str]) -> NaturalHead:
     """
     known, _, unknown = vocabulary.class_rows(labels)
     with torch.no_grad():
-        rows = F.normalize(tower(tower.encode([vocabulary.fold(label) for label in known])), dim=1) if known else torch.zeros(0, WIDTH)
+        rows = (
+            F.normalize(tower(tower.encode([vocabulary.fold(label) for label in known])), dim=1)
+            if known
+            else torch.zeros(0, WIDTH)
+        )
     return NaturalHead(tuple(known), rows, tuple(unknown), SCALE, "text embeddings of the names, by the embedded text tower")
 
 

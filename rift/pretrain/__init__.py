@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -44,12 +45,12 @@ def run(
     began = time.perf_counter()
     work.mkdir(parents=True, exist_ok=True)
     teacher_model = image.load_teacher(teacher)
-    rows = F.normalize(teacher_model.head.weight.detach(), dim=1)
+    rows = F.normalize(_classifier(teacher_model).weight.detach(), dim=1)
     pixels, labels, wnids = image.read_pack(images, log)
     held_out, held_out_labels, _ = image.read_pack(validation, log)
     targets = image.cached(work / "teacher.pt", lambda: image.teach(teacher_model, pixels, log))
     with torch.inference_mode():
-        logits = teacher_model.head(targets.float()).half()
+        logits = _classifier(teacher_model)(targets.float()).half()
     seen = image.imagenet_rows(wnids)
     tower = image.distill(
         image.Lessons(pixels, torch.as_tensor(labels), targets, logits, rows, seen),
@@ -63,6 +64,11 @@ def run(
     log(f"trained in {(time.perf_counter() - began) / 60:.0f} minutes of this call")
     numbers = measure(out / "embedded.safetensors", teacher_model, held_out, held_out_labels, validation, cifar, unseen, log)
     (out / "embedded.json").write_text(json.dumps({"stages": stages, "photos": len(pixels), **numbers}, indent=1) + "\n")
+
+
+def _classifier(teacher: VisionTransformer) -> torch.nn.Linear:
+    assert isinstance(teacher.head, torch.nn.Linear)
+    return teacher.head
 
 
 def _trained_text(rows: Tensor, log: Log) -> dict[str, Tensor]:
@@ -81,7 +87,7 @@ def ship(tower: torch.nn.Module, text_state: dict[str, Tensor], path: Path) -> N
 
 def measure(
     weights: Path,
-    teacher: torch.nn.Module,
+    teacher: VisionTransformer,
     pixels: np.ndarray,
     labels: np.ndarray,
     validation: Path,
@@ -93,11 +99,11 @@ def measure(
     model = embedded.load().eval()
     names = [str(name) for name in np.load(validation, allow_pickle=False)["class_names"]]
     wnids = np.load(validation, allow_pickle=False)["wnids"]
-    rows = F.normalize(teacher.head.weight.detach(), dim=1)[image.imagenet_rows(wnids)]
+    rows = F.normalize(_classifier(teacher).weight.detach(), dim=1)[image.imagenet_rows(wnids)]
     ceiling = F.normalize(image.teach(teacher, pixels, log).float(), dim=1) @ rows.T
-    numbers = {
+    numbers: dict[str, Any] = {
         "seen_200_classes": _named(model, pixels, [names[label] for label in labels], names),
-        "teacher_seen_200_classes": _share((ceiling.argmax(1).numpy() == labels)),
+        "teacher_seen_200_classes": _share(ceiling.argmax(1).numpy() == labels),
     }
     with tempfile.TemporaryDirectory() as folder:
         if cifar:

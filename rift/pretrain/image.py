@@ -19,6 +19,7 @@ import numpy as np
 import timm
 import torch
 from PIL import Image
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -41,14 +42,14 @@ def read_pack(path: Path, log: Log = print) -> tuple[np.ndarray, np.ndarray, np.
     return pixels, labels, pack["wnids"] if "wnids" in pack else pack["class_names"]
 
 
-def load_teacher(weights: Path | None) -> nn.Module:
+def load_teacher(weights: Path | None) -> VisionTransformer:
     """Return the frozen teacher, from a local safetensors file or, with a network, from timm."""
     options: dict[str, Any] = {"checkpoint_path": str(weights)} if weights else {"pretrained": True}
     teacher = timm.create_model(TEACHER, img_size=TEACHER_PIXELS, **options) if not weights else _resized(weights)
     return teacher.eval().requires_grad_(False)
 
 
-def _resized(weights: Path) -> nn.Module:
+def _resized(weights: Path) -> VisionTransformer:
     """timm resamples the position table only for its own downloads, so a local file is loaded at 224 px and then resized."""
     teacher = timm.create_model(TEACHER, checkpoint_path=str(weights))
     teacher.set_input_size(img_size=TEACHER_PIXELS)
@@ -56,7 +57,7 @@ def _resized(weights: Path) -> nn.Module:
 
 
 @torch.inference_mode()
-def teach(teacher: nn.Module, pixels: np.ndarray, log: Log = print) -> Tensor:
+def teach(teacher: VisionTransformer, pixels: np.ndarray, log: Log = print) -> Tensor:
     """Return the teacher's embeddings `(n, 192)` (float16) of whole photos; its logits follow from them by its own head."""
     out = torch.empty(len(pixels), teacher.num_features, dtype=torch.float16)
     for start in range(0, len(pixels), 128):
@@ -121,7 +122,7 @@ def distill(
     learning_rate: float = 1.5e-3,
     log: Log = print,
     check: Callable[[nn.Module], float] | None = None,
-) -> nn.Module:
+) -> VisionTransformer:
     """Train the image tower in stages of (epochs, pixels), growing images being the cheapest speed-up; resumes by epoch."""
     torch.manual_seed(seed)
     tower, scale = embedded.image_tower(norm=True), nn.Parameter(torch.tensor(math.log(16.0)))

@@ -57,7 +57,9 @@ def _start_at_least_squares(tower: TextTower, texts: list[str], targets: Tensor)
     nn.init.eye_(tower.projection.weight)
 
 
-def distill(rows: Tensor, *, steps: int = 600, batch_size: int = 256, seed: int = 0, log: Callable[[str], None] = print) -> TextTower:
+def distill(
+    rows: Tensor, *, steps: int = 600, batch_size: int = 256, seed: int = 0, log: Callable[[str], None] = print
+) -> TextTower:
     """Train the text tower until a name in any prompt, singular or plural, has the direction of its row `(1000, d)`."""
     torch.manual_seed(seed)
     draw = random.Random(seed)
