@@ -162,7 +162,7 @@ def _finish(lab: Lab, runs: Sequence[Run], names: Mapping[str, str], device: str
 
 
 def _tell(run: Run, name: str, told: tuple[int, float], say: Say) -> tuple[int, float]:
-    """Say a run's newest epochs and now and then its step; `told` is how far its events were read and when it was last heard of."""
+    """Say a run's newest epochs and now and then its step; `told`: how far its events were read, when it was last heard of."""
     events, position = run.events_from(told[0])
     when, step = told[1], None
     for event in events:
@@ -212,13 +212,13 @@ def verify(data: str | Path, *, leave_out_small: bool = False) -> dict[str, Any]
 
 def measure(run: str, diagnostic: str, settings: Mapping[str, Any], *, lab: str | Path | None = None) -> dict[str, Any]:
     """Measure one diagnostic on a finished run with these settings; the document is kept in the run too."""
-    from rift import recipe
+    from rift import measures
 
     chosen = Lab(lab or _lab_of(run)).run(run)
     home = Lab(chosen.path.parents[1])
     if chosen.state != "done":
         raise RunError("run.missing", f"The run {chosen.id} is {chosen.state}; only a finished run can be measured.")
-    return recipe.measure_again(home, chosen, catalog.check("diagnostics", Choice(name=diagnostic, options=dict(settings))))
+    return measures.measure_again(home, chosen, catalog.check("diagnostics", Choice(name=diagnostic, options=dict(settings))))
 
 
 def _lab_of(run: str) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -66,12 +67,13 @@ class Backbone(nn.Module):
 
     def embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return embeddings `(n, d)` and activations `(layers, n, h)` from one forward pass."""
-        tokens, blocks = self.vit.forward_intermediates(
-            self._normalize(images), output_fmt="NLC", return_prefix_tokens=True, norm=False
-        )
-        pairs = blocks if self.vit.num_prefix_tokens else [(patches, None) for patches in blocks]  # timm: bare where no prefix
+        options: dict[str, Any] = {"output_fmt": "NLC", "return_prefix_tokens": True, "norm": False}
+        tokens, blocks = self.vit.forward_intermediates(self._normalize(images), **options)
+        pairs: Any = (
+            blocks if self.vit.num_prefix_tokens else [(patches, None) for patches in blocks]
+        )  # timm: bare where no prefix
         pooled = [prefix[:, 0] if self._pools_class_token else patches.mean(1) for patches, prefix in pairs]
-        return self.vit.forward_head(tokens), torch.stack(pooled)
+        return self.vit.forward_head(tokens), torch.stack(pooled)  # type: ignore[arg-type]
 
     def activations(self, images: Tensor) -> Tensor:
         """Return the class token (or the mean patch token, as the family pools) after each block: `(layers, n, h)`."""
@@ -112,7 +114,7 @@ class Task:
     score: Callable[[Tensor, Tensor], dict[str, float]]  # logits, labels -> numbers shown while training
 
     def head(self, width: int) -> nn.Linear:
-        """Return a linear head that starts at zero, so that no class is favored and no feature disturbed before the first step."""
+        """Return a linear head that starts at zero, so that no class is favored before the first step."""
         head = nn.Linear(width, self.outputs)
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import csv
 import io
-import math
 import os
 import time
 from typing import Any
@@ -15,8 +14,8 @@ import torch
 from safetensors.torch import save as to_safetensors
 from sklearn.neighbors import KNeighborsClassifier
 
-from rift import catalog, dataset, similarity, train
-from rift.config import Choice, Experiment, digest
+from rift import catalog, dataset, measures, similarity, train
+from rift.config import Experiment, digest
 from rift.errors import RunError, UserError
 from rift.model import Backbone, Classifier, Task, fingerprint, trainable
 from rift.runs import SCHEMA, Lab, Run, write_bytes, write_json
@@ -75,7 +74,7 @@ def _execute(run: Run, lab: Lab, device: torch.device) -> bool:
     run.append("stage", stage="evaluating")
     after = _snapshot(classifier, images, natural, parts, before)
     after.save(run.path / "snapshot.npz")
-    numbers = measure(run, before, after)
+    numbers = measures.measure_all(run, before, after)
     test = after.sets["test"]
     numbers["task_loss"] = float(task.loss(torch.from_numpy(test.logits), torch.from_numpy(test.labels)))
     numbers["penalty"] = float(next(event for event in reversed(run.events()) if event["event"] == "step")["penalty"])
@@ -196,7 +195,7 @@ def snapshot_of_pretrained(
 
 def _pretrained_numbers(before: Snapshot) -> dict[str, Any]:
     """Return what the pretrained model can do before any finetuning: natural accuracy, and 5-NN on the medical test images."""
-    measured = plain(catalog.door("diagnostics", "zero_shot")(before, before))
+    measured = measures.plain(catalog.door("diagnostics", "zero_shot")(before, before))
     numbers = {key: measured[key] for key in measured if key.removesuffix("_reason") in ("natural_accuracy", "natural_top5")}
     known, test = before.sets["train"], before.sets["test"]
     neighbors = KNeighborsClassifier(min(5, len(known.labels)), metric="cosine").fit(known.embeddings, known.labels)
@@ -216,44 +215,6 @@ def _snapshot(
 def _subset(arrays: Arrays, indices: np.ndarray) -> Arrays:
     logits = None if arrays.logits is None else arrays.logits[indices]
     return Arrays(arrays.ids[indices], arrays.labels[indices], arrays.embeddings[indices], arrays.activations[:, indices], logits)
-
-
-def measure(run: Run, before: Snapshot, after: Snapshot) -> dict[str, Any]:
-    """Run every diagnostic that needs saved arrays only, keep each under `measures/`, and return all their numbers."""
-    numbers: dict[str, Any] = {}
-    for name in catalog.names("diagnostics"):
-        if not hasattr(catalog.module("diagnostics", name), "capture"):
-            document = _measure(run, catalog.check("diagnostics", Choice(name=name)), before, after)
-            numbers.update(document["runs"][run.id])
-    return numbers
-
-
-def measure_again(lab: Lab, run: Run, diagnostic: Choice) -> dict[str, Any]:
-    """Measure one diagnostic on a finished run with these settings, keep the document in the run and return it."""
-    before = Snapshot.load(lab.cache / (run.result() or {})["before"])
-    return _measure(run, diagnostic, before, Snapshot.load(run.path / "snapshot.npz"))
-
-
-def _measure(run: Run, diagnostic: Choice, before: Snapshot, after: Snapshot) -> dict[str, Any]:
-    values = plain(catalog.door("diagnostics", diagnostic.name)(before, after, **diagnostic.options))
-    head = {"schema": SCHEMA, "diagnostic": diagnostic.name, "settings": diagnostic.options, "n": values.get("n")}
-    document = {**head, "runs": {run.id: values}}
-    (run.path / "measures").mkdir(exist_ok=True)
-    write_json(run.path / "measures" / f"{diagnostic.name}.json", document)
-    return document
-
-
-def plain(value: Any) -> Any:
-    """Turn arrays and numpy numbers into what JSON knows; a number that is not finite becomes None."""
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray):
-        return plain(value.tolist())
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if isinstance(value, np.generic):
-        return plain(value.item())
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _write_predictions(run: Run, after: Snapshot, task: Task) -> None:

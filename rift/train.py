@@ -98,7 +98,7 @@ class Views:
 
 
 def batches(n: int, batch_size: int, epoch: int, seed: int) -> list[np.ndarray]:
-    """Return the epoch's batches of indices; their sizes differ by at most one, since a tiny last batch has a useless covariance."""
+    """Return the epoch's batches of indices, of nearly equal size: a tiny last batch would have a useless covariance."""
     order = np.random.default_rng([seed, epoch]).permutation(n)
     return np.array_split(order, max(1, math.ceil(n / batch_size)))
 

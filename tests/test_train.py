@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 from pathlib import Path
 
@@ -217,7 +218,7 @@ def test_batches_are_a_shuffled_partition_of_nearly_equal_parts(n, size):
 def test_the_rate_rises_then_falls_to_zero():
     rates = [train.schedule(step, 100, 0.1) for step in range(100)]
     assert rates[0] == 0.1 and max(rates) == 1.0 and rates[9] == rates[10] == 1.0
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False)) and 0 < rates[-1] < 0.01
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:])) and 0 < rates[-1] < 0.01
     assert train.schedule(0, 1, 0.9) > 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -28,25 +29,23 @@ PATH = Path(__file__).parents[2] / "assets" / "embedded.safetensors"
 
 
 class ConvStem(PatchEmbed):
-    """Three strided convolutions in place of one 8 px patch: a small ViT learns far faster from them (Xiao 2021, arXiv 2106.14881).
+    """Three strided convolutions in place of one 8 px patch: a ViT learns faster from them (Xiao 2021, arXiv 2106.14881).
 
     Batch normalization (`norm=True`) is only there while pretraining; `fold` merges it into the convolutions, so that
     finetuning has no statistics that couple the images of a batch.
     """
 
-    proj: nn.Module
-
     def __init__(self, *, norm: bool = False, **options: Any):
         super().__init__(**options)
         widths = [3, 48, 96, WIDTH]
         layers: list[nn.Module] = []
-        for i, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        for i, (before, after) in enumerate(itertools.pairwise(widths)):
             layers.append(nn.Conv2d(before, after, 3, stride=2, padding=1))
             if norm:
                 layers.append(nn.BatchNorm2d(after))
             if i < 2:
                 layers.append(nn.GELU())
-        self.proj = nn.Sequential(*layers)
+        self.proj = nn.Sequential(*layers)  # type: ignore[assignment]
 
 
 def image_tower(norm: bool = False) -> VisionTransformer:
@@ -70,7 +69,7 @@ def fold(tower: VisionTransformer) -> VisionTransformer:
     state = {key: value for key, value in tower.state_dict().items() if not key.startswith("patch_embed.proj")}
     layers = list(tower.patch_embed.proj)
     folded = iter([(i, layer) for i, layer in enumerate(plain.patch_embed.proj) if isinstance(layer, nn.Conv2d)])
-    for convolution, norm in zip(layers[:-1], layers[1:], strict=True):
+    for convolution, norm in itertools.pairwise(layers):
         if not isinstance(convolution, nn.Conv2d):
             continue
         i, _ = next(folded)

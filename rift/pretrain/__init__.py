@@ -41,7 +41,7 @@ def run(
     stages: list[tuple[int, int]],
     log: Log = print,
 ) -> None:
-    """Distill both towers, ship them as `out/embedded.safetensors` and write the card; `work` keeps what an interruption must not lose."""
+    """Distill both towers, ship them as `out/embedded.safetensors` and measure them; `work` lets it resume."""
     began = time.perf_counter()
     work.mkdir(parents=True, exist_ok=True)
     teacher_model = image.load_teacher(teacher)

@@ -45,15 +45,9 @@ def read_pack(path: Path, log: Log = print) -> tuple[np.ndarray, np.ndarray, np.
 def load_teacher(weights: Path | None) -> VisionTransformer:
     """Return the frozen teacher, from a local safetensors file or, with a network, from timm."""
     options: dict[str, Any] = {"checkpoint_path": str(weights)} if weights else {"pretrained": True}
-    teacher = timm.create_model(TEACHER, img_size=TEACHER_PIXELS, **options) if not weights else _resized(weights)
+    teacher: Any = timm.create_model(TEACHER, **options)
+    teacher.set_input_size(img_size=TEACHER_PIXELS)  # afterwards: timm resamples positions of a file only here
     return teacher.eval().requires_grad_(False)
-
-
-def _resized(weights: Path) -> VisionTransformer:
-    """timm resamples the position table only for its own downloads, so a local file is loaded at 224 px and then resized."""
-    teacher = timm.create_model(TEACHER, checkpoint_path=str(weights))
-    teacher.set_input_size(img_size=TEACHER_PIXELS)
-    return teacher
 
 
 @torch.inference_mode()

@@ -1,1 +1,1 @@
-"""Measurements, never assertions: machines are noisy, so contestants run interleaved and ratios are reported with their spread."""
+"""Measurements, never assertions: machines are noisy, so contestants run interleaved and ratios come with their spread."""
