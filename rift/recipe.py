@@ -28,6 +28,8 @@ PROBE = 512  # most validation images looked at after every epoch
 def execute(run: Run, lab: Lab, device: torch.device) -> None:
     """Carry out one run and leave its result in its directory; a UserError becomes the run's end, never a lost run."""
     with run.alive():
+        if run.state != "queued":  # another worker finished it between our look and our lock
+            return
         run.append("start", pid=os.getpid(), device=device.type, threads=torch.get_num_threads(), torch=torch.__version__)
         try:
             done = _execute(run, lab, device)
@@ -105,7 +107,7 @@ def _execute(run: Run, lab: Lab, device: torch.device) -> bool:
             "threads": torch.get_num_threads(),
             "precision": train.precision_of(device, training.precision),
         },
-        "numbers": {key: value for key, value in numbers.items() if not isinstance(value, (list, dict)) or key == "cka_layers"},
+        "numbers": {key: value for key, value in numbers.items() if _is_number(key, value)},
     }
     write_json(run.path / "result.json", result)
     for checkpoint in (run.path / "checkpoint").glob("*.pt"):
@@ -215,6 +217,12 @@ def _snapshot(
 def _subset(arrays: Arrays, indices: np.ndarray) -> Arrays:
     logits = None if arrays.logits is None else arrays.logits[indices]
     return Arrays(arrays.ids[indices], arrays.labels[indices], arrays.embeddings[indices], arrays.activations[:, indices], logits)
+
+
+def _is_number(key: str, value: Any) -> bool:
+    """Whether a measured value belongs to the run's numbers; arrays and counts stay in the measures."""
+    counts = key == "n" or key.startswith("n_")
+    return key == "cka_layers" or key.endswith("_reason") or (not counts and (value is None or isinstance(value, float)))
 
 
 def _write_predictions(run: Run, after: Snapshot, task: Task) -> None:

@@ -202,8 +202,7 @@ def _sections(measures: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Iterat
             "title": getattr(module, "TITLE", name.replace("_", " ").capitalize()),
             "summary": catalog.summary("diagnostics", name),
             "sentence": module.sentence(results) if hasattr(module, "sentence") else "",
-            # In a script element only "<" could end the element or open a comment.
-            "figure": Markup(figure.to_json().replace("<", "\\u003c")),
+            "figure": Markup(figure.to_json()),  # plotly writes "<" as \u003c, so no text can end the script element
             "height": figure.layout.height or figures.HEIGHT,
             "min_width": (figure.layout.meta or {}).get("min_width", 0),
             "arms": list(results),

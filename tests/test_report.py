@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 
 from rift import catalog, report, statistics
@@ -102,6 +103,10 @@ def test_users_text_is_escaped_everywhere(page):
     assert "<img src=x" not in text
     assert "&lt;img src=x onerror=alert(1)&gt;" in text
     assert text.count("<img ") == 6 == text.count('<img src="data:image/jpeg;base64,')
+
+
+def test_a_figure_cannot_end_the_element_that_holds_it():
+    assert "<" not in go.Figure(go.Scatter(x=[1], name="</script><b>"), {"title": {"text": "<!--<script>"}}).to_json()
 
 
 def test_verdicts_say_win_loss_and_neither_in_the_same_words(page):

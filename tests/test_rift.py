@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import ortho_group
-from test_regularizers import FORMS, D, features, number, penalty, turn
 
 from rift import similarity
 from rift.regularizers.rift import MAPS
+from tests.test_regularizers import FORMS, D, features, number, penalty, turn
 
 
 @pytest.mark.parametrize("statistics, map", FORMS)

@@ -131,6 +131,7 @@ def test_a_torn_checkpoint_is_passed_over(lab, tmp_path):
     folder.mkdir(exist_ok=True)
     (folder / "step-0000003.pt").write_bytes(b"PK\x03\x04 torn")
     (one.path / "result.json").unlink()
+    one.append("queued")
     recipe.execute(one, Lab(one.path.parents[1]), torch.device("cpu"))
     assert one.state == "done" and not any(event["event"] == "resume" for event in one.events())
 
