@@ -107,6 +107,13 @@ def test_coverage_when_seeds_differ(seeds: int, least: float) -> None:
     assert covered(draw, 0) >= least > 0.8 > covered(draw_as_one, 0)
 
 
+def test_two_seeds_without_noise_between_images_give_their_t_interval_on_one_degree_of_freedom() -> None:
+    """Gaps 0.1 and 0.3: drawn twice they are two, mixed or two; stretched by √2 that is 0.2 ± 0.1414, widened by t / z."""
+    found = paired_difference(np.repeat([[0.1], [0.3]], 40, axis=1), np.zeros((2, 40)))
+    reach = 0.1 * np.sqrt(2) * stats.t.ppf(0.975, 1) / stats.norm.ppf(0.975)
+    assert (found.low, found.high) == pytest.approx((0.2 - reach, 0.2 + reach))
+
+
 def test_few_wins_that_could_be_chance_get_no_green_tick() -> None:
     """Five images of 200 won and none lost: the bootstrap's interval leaves out 0, the exact test does not agree."""
     a, b = np.zeros(200), np.zeros(200)
