@@ -14,7 +14,7 @@ from rift import catalog, comparison, jobs
 from rift import report as page
 from rift.comparison import Arm
 from rift.config import PRESETS, Choice, Experiment, Training
-from rift.errors import RunError, SettingError
+from rift.errors import RunError, SettingError, of_code
 from rift.runs import ENDED, SCHEMA, Lab, Run, write_json
 
 POLL_SECONDS = 0.1
@@ -186,7 +186,7 @@ def _publish(lab: Lab, arms: Sequence[Arm], images: Any, natural: Any, parts: An
     if not any(run.state == "done" for arm in arms for run in arm.runs):
         first = next(end for end in ends if end)
         if first.get("code"):
-            raise RunError(first["code"], first["message"])
+            raise of_code(first["code"], first["message"])
         raise RuntimeError(first.get("message", "no run was finished"))
     document = comparison.document(lab, arms, images, natural, parts)
     measures = {arm.name: next((run.measures() for run in arm.runs if run.state == "done"), {}) for arm in arms}

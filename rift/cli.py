@@ -10,7 +10,6 @@ import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
 from rift.errors import RunError, SettingError, UserError
@@ -23,6 +22,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Finetune a Vision Transformer on medical images with and without RIFT, and see what it keeps and what it forgets.",
 )
+
+# typer carries its own copy of click and does not export the parent of its usage errors
+UsageError: type[Any] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 Data = Annotated[str, typer.Argument(help="zip or folder of class folders, CSV + images, MedMNIST .npz, or sample:NAME")]
 Out = Annotated[Path, typer.Option("--out", help="folder for comparison.json, report.html and the lab")]
@@ -264,15 +266,16 @@ def main() -> int:
     except UserError as error:
         _say(f"error[{error.code}]: {error.sentence}")
         return 130 if isinstance(error, RunError) and error.code == "run.stopped" else 2
-    except click.exceptions.NoArgsIsHelpError as error:
-        _say(error.format_message())
-        return 2
-    except click.ClickException as error:
-        _say(f"error[setting.unknown]: {error.format_message()}")
-        return 2
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         _say("error[run.stopped]: Stopped; what was done is kept.")
         return 130
+    except UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            _say(error.format_message())
+            return 2
+        code = "setting.range" if isinstance(error, typer.BadParameter) else "setting.unknown"
+        _say(f"error[{code}]: {error.format_message().rstrip('.')}.")
+        return 2
     except Exception:
         traceback.print_exc()
         return 1

@@ -17,7 +17,6 @@ from rift.runs import SCHEMA, Lab, Run
 from rift.snapshot import Snapshot
 
 NONE = Choice(name="none")
-LEAST_NATURAL = 200  # natural images below which no verdict is given (contract)
 NUMBERS = [
     "accuracy",
     "balanced_accuracy",
@@ -37,13 +36,7 @@ NUMBERS = [
     "seconds",
     "step_milliseconds",
 ]
-WORDS = {
-    "balanced_accuracy": "balanced accuracy",
-    "accuracy": "accuracy",
-    "cka_debiased": "similarity to the pretrained model on medical images (debiased CKA)",
-    "cka_natural_debiased": "similarity to the pretrained model on natural images (debiased CKA)",
-    "natural_accuracy": "accuracy on natural images",
-}
+COMPARED = ("balanced_accuracy", "accuracy", "cka_debiased", "cka_natural_debiased", "natural_accuracy")
 
 
 @dataclass(frozen=True)
@@ -188,7 +181,7 @@ def _differences(lab: Lab, arms: Sequence[Arm]) -> list[dict[str, Any]]:
         other = {run.experiment.pair_id: run for run in baseline.runs if run.state == "done"}
         done = [run for run in arm.runs if run.state == "done"]
         pairs = [(run, other[run.experiment.pair_id]) for run in done if run.experiment.pair_id in other]
-        rows += [_difference(lab, metric, arm, baseline, pairs) for metric in WORDS]
+        rows += [_difference(lab, metric, arm, baseline, pairs) for metric in COMPARED]
     return rows
 
 
@@ -202,7 +195,7 @@ def _difference(lab: Lab, metric: str, arm: Arm, baseline: Arm, pairs: Sequence[
     except ValueError as error:
         nothing = dict.fromkeys(("difference", "low", "high", "p_value", "verdict"))
         return {**head, **nothing, "n": 0, "seeds": len(pairs), "difference_reason": str(error)}
-    verdict = statistics.verdict(found, smallest=LEAST_NATURAL if natural else statistics.SMALLEST)
+    verdict = statistics.verdict(found, smallest=statistics.SMALLEST_NATURAL if natural else statistics.SMALLEST)
     return {**head, **asdict(found), "verdict": verdict}
 
 
@@ -248,14 +241,3 @@ def _compare_sets(lab: Lab, metric: str, pairs: Sequence[tuple[Run, Run]]) -> st
 
 def _before(lab: Lab, run: Run) -> Snapshot:
     return Snapshot.load(lab.cache / (run.result() or {})["before"])
-
-
-def sentences(found: dict[str, Any]) -> list[str]:
-    """Return the document's differences as plain sentences, in the same words for a win and a loss."""
-    lines = []
-    for row in found["differences"]:
-        values = {key: row[key] for key in ("difference", "low", "high", "n", "seeds", "p_value")}
-        smallest = LEAST_NATURAL if "natural" in row["metric"] else statistics.SMALLEST
-        difference = statistics.Difference(**values)
-        lines.append(statistics.sentence(WORDS[row["metric"]], row["arm"], row["baseline"], difference, smallest=smallest))
-    return lines

@@ -63,3 +63,9 @@ class RunError(UserError):
     """A run could not go on; what it had finished is kept."""
 
     codes = frozenset(["run.memory", "run.diverged", "run.disk", "run.stopped", "run.missing"])
+
+
+def of_code(code: str, sentence: str) -> UserError:
+    """Return the error that a stored code stands for, as when a worker's error is told again by another process."""
+    kind = next(kind for kind in (DataError, ModelError, SettingError, RunError) if code in kind.codes)
+    return kind(code, sentence)

@@ -20,15 +20,16 @@ STOP_SECONDS = 0.8  # a step may take longer than a person waits; then the proce
 
 def start_worker(lab: Lab, device: str = "auto", runs: list[Run] | None = None) -> subprocess.Popen:
     """Start a process, in its own group, that works on the given runs (or on all queued ones) and then ends."""
-    command = [sys.executable, "-m", "rift", "work", str(lab.root), "--device", device]
+    root = lab.root.resolve()
+    command = [sys.executable, "-m", "rift", "work", str(root), "--device", device]
     command += [argument for run in runs or [] for argument in ("--run", run.id)]
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
     }
-    with (lab.root / "worker.log").open("ab") as log:
+    with (root / "worker.log").open("ab") as log:
         return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=environment, cwd=lab.root
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=environment, cwd=root
         )
 
 

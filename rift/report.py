@@ -27,7 +27,6 @@ ASSETS = Path(__file__).parents[1] / "assets"
 MOST_ROWS = 200  # of a table of files; the rest is counted
 LONGEST_ARRAY = 32  # longer arrays are not worth reading as a table
 PHOTO_PIXELS = 160
-SMALLEST_NATURAL = 200  # natural images below which there is no verdict
 # metric, what it is called, what it is counted on
 METRICS = (
     ("accuracy", "Accuracy", "test"),
@@ -169,7 +168,7 @@ def _verdicts(document: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _sentence(d: Mapping[str, Any]) -> str:
     name = next((name for key, name, _ in METRICS if key == d["metric"]), d["metric"].replace("_", " "))
     difference = statistics.Difference(d["difference"], d["low"], d["high"], d["n"], d["seeds"], d["p_value"])
-    smallest = SMALLEST_NATURAL if "natural" in d["metric"] else statistics.SMALLEST
+    smallest = statistics.SMALLEST_NATURAL if "natural" in d["metric"] else statistics.SMALLEST
     return statistics.sentence(name, d["arm"], d["baseline"], difference, smallest=smallest)
 
 

@@ -16,6 +16,7 @@ from scipy import stats
 
 RESAMPLES = 2000
 SMALLEST = 20  # images below which we give no verdict: the bootstrap's intervals are then too short (our choice)
+SMALLEST_NATURAL = 200  # natural images below which there is no verdict
 Verdict = Literal["higher", "lower", "not distinguishable"]
 Statistic = Callable[[np.ndarray], float]
 

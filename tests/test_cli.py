@@ -104,7 +104,7 @@ def test_a_run_directory_tells_the_whole_story(finished):
     document = json.loads((out / "comparison.json").read_text())
     for arm in document["arms"]:
         folder = out / "lab" / "runs" / arm["runs"][0]["run"]
-        rows = list(csv.DictReader((folder / "predictions.csv").open()))
+        rows = list(csv.DictReader((folder / "predictions.csv").read_text().splitlines()))
         assert len(rows) == document["data"]["kept"] and {row["split"] for row in rows} == {"train", "validation", "test"}
         assert all(abs(sum(float(row[name]) for name in document["data"]["classes"]) - 1) < 1e-4 for row in rows)
         best = [
@@ -163,7 +163,7 @@ def zipped(path: Path, names: list[str]) -> Path:
     ("make", "code", "words"),
     [
         (lambda folder: folder / "nowhere.zip", "data.missing", "nowhere.zip"),
-        (lambda folder: zipped(folder / "empty.zip", []), "data.archive", ""),
+        (lambda folder: zipped(folder / "empty.zip", []), "data.too_few", "No image"),
         (lambda folder: zipped(folder / "up.zip", ["../a/1.png", "b/1.png"]), "data.escape", ""),
         (lambda folder: "sample:phantom", "setting.unknown", "phantoms"),
     ],

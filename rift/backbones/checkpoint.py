@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import timm
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from rift.backbones import _hub
 from rift.errors import ModelError
@@ -31,21 +31,29 @@ Architecture = Literal[
 ]
 
 
-def load(
-    *,
-    path: Annotated[str, Field(min_length=1, max_length=4096, description="the .safetensors file")],
-    architecture: Annotated[
-        Architecture, Field(description="timm's name of the architecture the file was saved from")
-    ] = "vit_tiny_patch16_224",
-) -> Backbone:
-    """Return the ViT of a local file; raises `model.weights` when the file is absent, not safetensors, or does not fit."""
-    file = Path(path).expanduser()
+def _found(path: str) -> str:
+    """Return the file's absolute path, since the worker runs elsewhere; refuses before any work what cannot be weights."""
+    file = Path(path).expanduser().resolve()
     if file.suffix != ".safetensors":
         raise ModelError(
             "model.weights",
             f"{file.name} is not a .safetensors file. Other formats (.pt, .pth, .bin) are pickles, which can run code when "
             "opened: save the weights with safetensors.torch.save_file and give that file.",
         )
+    if not file.is_file():
+        raise ModelError("model.weights", f"There is no file {path}; give the path of a .safetensors file.")
+    return str(file)
+
+
+def load(
+    *,
+    path: Annotated[str, AfterValidator(_found), Field(min_length=1, max_length=4096, description="the .safetensors file")],
+    architecture: Annotated[
+        Architecture, Field(description="timm's name of the architecture the file was saved from")
+    ] = "vit_tiny_patch16_224",
+) -> Backbone:
+    """Return the ViT of a local file; raises `model.weights` when the file is absent, not safetensors, or does not fit."""
+    file = Path(_found(path))
     state, weights = _hub.read(file, file.name)
     head = state.get("head.weight")
     size = 160 if architecture == "test_vit" else 224
