@@ -51,6 +51,8 @@ def compare(
     arms = comparison.plan(list(map(catalog.parse, methods)), list(map(catalog.parse, regularizers)), strengths)
     if device not in ("auto", "cpu", "cuda"):
         raise SettingError("setting.range", f"--device {device!r} is not allowed; use auto, cpu or cuda.")
+    if not Path(natural).exists() and not str(natural).endswith(".zip"):
+        catalog.check("natural", catalog.parse(str(natural)))  # before the images are read
     here = Lab(lab) if lab else None
     root = here.data if here else Path(tempfile.mkdtemp(prefix="rift-"))
     try:
@@ -111,8 +113,6 @@ def open_natural(natural: str | Path, root: Path) -> Any:
     if name in catalog.names("natural") and not Path(natural).exists():
         choice = catalog.check("natural", catalog.parse(str(natural)))
         return catalog.door("natural", choice.name)(root, **choice.options)
-    if not Path(natural).exists() and not str(natural).endswith(".zip"):
-        catalog.module("natural", name)  # raises, and names what there is
     return upload.read(Path(natural), root, least=1, least_classes=1)
 
 

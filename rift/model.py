@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+if TYPE_CHECKING:  # timm takes seconds to import, and who only checks settings needs none of it
+    from timm.models.vision_transformer import VisionTransformer
 
 
 @dataclass(frozen=True)

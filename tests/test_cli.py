@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import subprocess
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -41,6 +43,26 @@ def rift(*arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[st
     return subprocess.run(
         command, capture_output=True, text=True, cwd=cwd, timeout=500, env={**__import__("os").environ, "PYTHONPATH": str(ROOT)}
     )
+
+
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """The same command line in this process: what needs no training need not start an interpreter."""
+    from rift import cli
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # libraries that warn when they are imported
+        importlib.import_module("rift.backbones.open_clip")
+
+    def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["rift", *map(str, arguments)])
+        monkeypatch.chdir(cwd or ROOT)
+        capsys.readouterr()
+        code = cli.main()
+        told = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, code, told.out, told.err)
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -125,28 +147,28 @@ def test_the_same_command_again_trains_nothing(finished):
     assert again.returncode == 0 and document["arms"] == before["arms"]
 
 
-def test_measure_report_and_list_work_on_the_finished_runs(finished, tmp_path):
+def test_measure_report_and_list_work_on_the_finished_runs(finished, tmp_path, here):
     out, done = finished
     runs = [arm["runs"][0]["run"] for arm in json.loads(done.stdout)["arms"]]
-    measured = rift("measure", runs[1], "--lab", out / "lab", "--diagnostic", "pca", "--set", "basis=joint", "--json")
+    measured = here("measure", runs[1], "--lab", out / "lab", "--diagnostic", "pca", "--set", "basis=joint", "--json")
     document = json.loads(measured.stdout)
     assert {"schema", "diagnostic", "settings", "n", "runs"} <= set(document) and document["settings"]["basis"] == "joint"
     assert json.loads((out / "lab" / "runs" / runs[1] / "measures" / "pca.json").read_text()) == document
     page = tmp_path / "page.html"
-    assert rift("report", *(out / "lab" / "runs" / run for run in runs), "--out", page).returncode == 0
+    assert here("report", *(out / "lab" / "runs" / run for run in runs), "--out", page).returncode == 0
     assert "rift" in page.read_text()
-    listed = json.loads(rift("list", "runs", "--lab", out / "lab", "--json").stdout)
+    listed = json.loads(here("list", "runs", "--lab", out / "lab", "--json").stdout)
     assert {row["name"] for row in listed} == set(runs)
 
 
 @pytest.mark.parametrize("menu", ["backbones", "methods", "regularizers", "tasks", "diagnostics", "natural", "samples"])
-def test_list_shows_each_menu_with_its_settings(menu):
-    rows = json.loads(rift("list", menu, "--json").stdout)
+def test_list_shows_each_menu_with_its_settings(menu, here):
+    rows = json.loads(here("list", menu, "--json").stdout)
     assert rows and all({"name", "summary", "settings"} == set(row) for row in rows)
 
 
-def test_verify_says_what_would_be_kept_and_stores_nothing(shared, tmp_path):
-    done = rift("verify", shared / "data" / "med_wbc_dataset2_5class.zip", "--json", cwd=tmp_path)
+def test_verify_says_what_would_be_kept_and_stores_nothing(shared, tmp_path, here):
+    done = here("verify", shared / "data" / "med_wbc_dataset2_5class.zip", "--json", cwd=tmp_path)
     document = json.loads(done.stdout)
     assert {"schema", "name", "digest", "classes", "counts", "kept", "changed", "skipped", "warnings"} == set(document)
     assert document["kept"] == 100 and document["counts"]["basophil"] == 3 and not list(tmp_path.iterdir())
@@ -168,25 +190,25 @@ def zipped(path: Path, names: list[str]) -> Path:
         (lambda folder: "sample:phantom", "setting.unknown", "phantoms"),
     ],
 )
-def test_bad_data_is_exit_2_a_code_and_a_sentence_and_leaves_nothing(make, code, words, tmp_path):
+def test_bad_data_is_exit_2_a_code_and_a_sentence_and_leaves_nothing(make, code, words, tmp_path, here):
     out = tmp_path / "out"
-    done = rift("compare", make(tmp_path), "--out", out)
+    done = here("compare", make(tmp_path), "--out", out)
     assert done.returncode == 2 and done.stdout == ""
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith(f"error[{code}]: ") and words in last and last.endswith(".")
     assert not out.exists()
 
 
-def test_a_class_with_one_image_is_refused_by_name_and_can_be_left_out(shared, tmp_path):
+def test_a_class_with_one_image_is_refused_by_name_and_can_be_left_out(shared, tmp_path, here):
     data = shared / "data" / "med_wbc_dataset1_5class.zip"
-    done = rift("verify", data)
+    done = here("verify", data)
     assert (
         done.returncode == 2
         and "basophil" in done.stderr
         and "--leave-out-small" in done.stderr
         and "error[data.too_few]" in done.stderr
     )
-    kept = json.loads(rift("verify", data, "--leave-out-small", "--json").stdout)
+    kept = json.loads(here("verify", data, "--leave-out-small", "--json").stdout)
     assert "basophil" not in kept["classes"] and kept["warnings"]
 
 
@@ -208,15 +230,20 @@ def test_a_class_with_one_image_is_refused_by_name_and_can_be_left_out(shared, t
         (["--frobnicate"], "setting"),
     ],
 )
-def test_a_bad_setting_is_exit_2_and_names_what_is_allowed(options, code, tmp_path):
-    done = rift("compare", "sample:phantoms", "--out", tmp_path / "out", *options)
+def test_a_bad_setting_is_exit_2_and_names_what_is_allowed(options, code, tmp_path, here):
+    done = here("compare", "sample:phantoms", "--out", tmp_path / "out", *options)
     assert done.returncode == 2, done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith(f"error[{code}") and not (tmp_path / "out").exists()
 
 
-def test_a_missing_run_says_so(tmp_path):
-    done = rift("measure", "abc", "--diagnostic", "pca", "--lab", tmp_path)
+def test_a_missing_run_says_so(tmp_path, here):
+    done = here("measure", "abc", "--diagnostic", "pca", "--lab", tmp_path)
     assert done.returncode == 2 and "error[run.missing]" in done.stderr
+
+
+def test_errors_look_the_same_from_outside(tmp_path):
+    done = rift("verify", tmp_path / "nowhere.zip")
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.splitlines()[-1].startswith("error[data.missing]: ")
 
 
 def test_help_names_every_command():

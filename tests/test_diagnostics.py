@@ -72,7 +72,7 @@ ALL = (accuracy, drift, pca, zero_shot)
 
 @pytest.mark.parametrize("diagnostic", ALL)
 def test_measure_survives_json_and_its_figure_and_sentence_take_both(diagnostic):
-    from rift.recipe import plain
+    from rift.measures import plain
 
     before = pretrained()
     results = {

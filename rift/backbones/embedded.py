@@ -135,10 +135,15 @@ def load(
     init: Annotated[Literal["pretrained", "random"], Field(description="the shipped weights, or none")] = "pretrained",
 ) -> Backbone:
     """Return the embedded model, about 2.9 million parameters at 64 px; `init="random"` has no natural head."""
-    vit = image_tower()
     if init == "random":
-        return Backbone(vit, pixels=PIXELS, mean=(0.5,) * 3, std=(0.5,) * 3)
-    with safe_open(PATH, "pt") as file:
+        return Backbone(image_tower(), pixels=PIXELS, mean=(0.5,) * 3, std=(0.5,) * 3)
+    return of_file(PATH)
+
+
+def of_file(path: Path) -> Backbone:
+    """Return the embedded model of a file that `rift pretrain` wrote."""
+    vit = image_tower()
+    with safe_open(path, "pt") as file:
         state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - a safetensors file is no dict
     tower = TextTower(state.pop("text.token_ids").tolist())
     tower.load_state_dict({key.removeprefix("text."): value.float() for key, value in state.items() if key.startswith("text.")})
@@ -150,5 +155,5 @@ def load(
         mean=(0.5,) * 3,
         std=(0.5,) * 3,
         natural=lambda labels: natural_head(tower, labels),
-        weights=hashlib.sha256(PATH.read_bytes()).hexdigest(),
+        weights=hashlib.sha256(path.read_bytes()).hexdigest(),
     )

@@ -96,7 +96,7 @@ def measure(
     log: Log = print,
 ) -> dict[str, Any]:
     """Return what the card reports, each as `{accuracy, n, low, high}`: seen classes, CIFAR-10, unseen names, the teacher."""
-    model = embedded.load().eval()
+    model = embedded.of_file(weights).eval()
     names = [str(name) for name in np.load(validation, allow_pickle=False)["class_names"]]
     wnids = np.load(validation, allow_pickle=False)["wnids"]
     rows = F.normalize(_classifier(teacher).weight.detach(), dim=1)[image.imagenet_rows(wnids)]
