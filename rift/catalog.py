@@ -67,7 +67,7 @@ def settings(menu: str, name: str) -> type[pydantic.BaseModel]:
     function = door(menu, name)
     hints = typing.get_type_hints(function, include_extras=True)
     fields = {
-        key: (hints[key], parameter.default)
+        key: (hints[key], ... if parameter.default is inspect.Parameter.empty else parameter.default)
         for key, parameter in inspect.signature(function).parameters.items()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     }
@@ -113,10 +113,6 @@ def parse(text: str) -> Choice:
 
 
 def changed(menu: str, choice: Choice) -> dict[str, Any]:
-    """Return the options of a checked choice that differ from their defaults."""
-    defaults = settings(menu, choice.name)().model_dump(mode="json") if not _required(menu, choice.name) else {}
-    return {key: value for key, value in choice.options.items() if key not in defaults or defaults[key] != value}
-
-
-def _required(menu: str, name: str) -> bool:
-    return any(field.is_required() for field in settings(menu, name).model_fields.values())
+    """Return the options of a checked choice that differ from their defaults, and those that have none."""
+    fields = settings(menu, choice.name).model_fields
+    return {key: value for key, value in choice.options.items() if fields[key].is_required() or fields[key].default != value}

@@ -270,7 +270,11 @@ def test_weights_that_are_none_are_refused(tmp_path, change, words):
 
 def test_settings_are_closed_lists(tmp_path):
     file = toy_file(tmp_path)
-    for menu_choice in ("timm:model=hf-hub:x/y", "open_clip:model=local-dir:/etc", f"checkpoint:path={file},architecture=resnet50"):
+    for menu_choice in (
+        "timm:model=hf-hub:x/y",
+        "open_clip:model=local-dir:/etc",
+        f"checkpoint:path={file},architecture=resnet50",
+    ):
         with pytest.raises(SettingError) as caught:
             catalog.check("backbones", catalog.parse(menu_choice))
         assert caught.value.code == "setting.range" and "is not allowed" in caught.value.sentence

@@ -163,7 +163,9 @@ def test_measure_report_and_list_work_on_the_finished_runs(finished, tmp_path, h
 
 @pytest.mark.parametrize("menu", ["backbones", "methods", "regularizers", "tasks", "diagnostics", "natural", "samples"])
 def test_list_shows_each_menu_with_its_settings(menu, here):
-    rows = json.loads(here("list", menu, "--json").stdout)
+    done = here("list", menu, "--json")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
     assert rows and all({"name", "summary", "settings"} == set(row) for row in rows)
 
 
