@@ -29,7 +29,7 @@ class Training(Settings):
     batch_size: Annotated[
         int, Field(ge=2, le=4096, description="images per step; the batches of an epoch differ by at most one")
     ] = 32
-    learning_rate: Annotated[float, Field(gt=0, le=1, description="peak learning rate of the backbone")] = 1e-4
+    learning_rate: Annotated[float, Field(gt=0, le=1, description="peak learning rate of the backbone")] = 3e-4
     head_learning_rate: Annotated[float, Field(gt=0, le=1, description="peak learning rate of the new head")] = 1e-3
     weight_decay: Annotated[float, Field(ge=0, le=1, description="decoupled weight decay; none on biases and norms")] = 0.01
     optimizer: Annotated[Literal["adamw", "sgd"], Field(description="AdamW, or SGD with momentum 0.9")] = "adamw"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib
 import json
+import signal
 import subprocess
 import sys
 import warnings
@@ -12,6 +13,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+from rift.runs import Lab
 
 ROOT = Path(__file__).parents[1]
 RUN = [
@@ -252,3 +255,40 @@ def test_help_names_every_command():
     done = rift("--help")
     assert done.returncode == 0
     assert all(word in done.stdout for word in ("compare", "sweep", "verify", "measure", "report", "list", "pretrain"))
+
+
+@pytest.mark.slow
+def test_a_sweep_has_an_arm_for_each_method_regularizer_and_strength(tmp_path):
+    asked = ["--strengths", "0.1,1", "--method", "full", "--method", "linear", "--epochs", 1, "--workers", 2, "--json"]
+    done = rift("sweep", "sample:phantoms:images_per_class=5", "--out", tmp_path, *asked)
+    assert done.returncode == 0, done.stderr
+    document = json.loads((tmp_path / "sweep.json").read_text())
+    assert document == json.loads(done.stdout) and (tmp_path / "report.html").exists()
+    assert [arm["name"] for arm in document["arms"]] == [
+        f"{method} {name}" for method in ("full", "linear") for name in ("none", "rift[strength=0.1]", "rift[strength=1]")
+    ]
+    assert {row["baseline"] for row in document["differences"]} == {"full none", "linear none"}
+    linear = [arm["runs"][0] for arm in document["arms"] if arm["method"]["name"] == "linear"]
+    assert all(run["cka"] == pytest.approx(1.0) and run["natural_agreement"] == 1.0 for run in linear)
+
+
+@pytest.mark.slow
+def test_ctrl_c_is_exit_130_and_the_same_command_goes_on(tmp_path):
+    asked = ["compare", "sample:phantoms:images_per_class=5", "--out", str(tmp_path), "--epochs", "500", "--device", "cpu"]
+    command = [sys.executable, "-m", "rift", *asked]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "epoch 1/500" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert told.strip().splitlines()[-1].startswith("error[run.stopped]: ")
+    lab = Lab(tmp_path / "lab")
+    assert {run.state for run in lab.runs()} == {"stopped"} and any(run.events() for run in lab.runs())
+
+
+def test_sweep_refuses_a_cluster_it_does_not_know(tmp_path, here):
+    done = here("sweep", "sample:phantoms", "--out", tmp_path / "out", "--strengths", "1", "--cluster", "moon")
+    assert done.returncode == 2 and "error[setting.range]" in done.stderr
