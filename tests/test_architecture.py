@@ -83,6 +83,13 @@ def test_importing_rift_loads_neither_torch_nor_gradio():
     )
 
 
+def test_training_imports_neither_open_clip_nor_gradio():
+    code = "import sys, rift.train, rift.pretrain.image; print([m for m in ('open_clip', 'gradio') if m in sys.modules])"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout.strip() == "[]"
+    )
+
+
 def test_nothing_names_a_machine_or_an_index():
     listed = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=ROOT, check=True).stdout.split("\n")
     for name in filter(None, listed):

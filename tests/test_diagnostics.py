@@ -173,6 +173,18 @@ def test_changed_finds_what_was_fixed_and_broken():
     assert not len(accuracy.changed({"predictions": None}, other)["fixed"])
 
 
+def test_the_sentence_counts_what_an_arm_fixed_and_broke():
+    before = pretrained()
+    none = accuracy.measure(before, finetuned(before))
+    labels = np.asarray(none["labels"])
+    wrong = (labels + 1) % len(CLASSES)
+    one, other = none | {"predictions": labels.copy()}, none | {"predictions": labels.copy()}
+    one["predictions"][:3] = wrong[:3]
+    other["predictions"][2:7] = wrong[2:7]
+    assert "rift fixed 2 images that none got wrong and broke 4." in accuracy.sentence({"none": one, "rift": other})
+    assert "fixed" not in accuracy.sentence({"none": one})
+
+
 def test_drift_is_blind_to_rotation_and_sees_permutation():
     before = pretrained()
     turned = drift.measure(before, finetuned(before, rotation(1.2)))

@@ -185,7 +185,7 @@ def _confusion(plot: go.Figure, one: dict, names: list[str], shown: np.ndarray, 
 
 
 def sentence(results: Mapping[str, dict]) -> str:
-    """Say each arm's accuracy with its interval and the number of images."""
+    """Say each arm's accuracy with its interval and the number of images, and which it fixed and broke."""
     arms = {arm: one for arm, one in results.items() if one.get("accuracy") is not None}
     if not arms:
         reasons = (one.get("accuracy_reason") for one in results.values())
@@ -196,4 +196,15 @@ def sentence(results: Mapping[str, dict]) -> str:
         for arm, one in arms.items()
     ]
     missing = next((f" Left out of the means: {one['recall_reason']}." for one in arms.values() if one.get("recall_reason")), "")
-    return f"Named right: {'; '.join(parts)}.{missing}"
+    return f"Named right: {'; '.join(parts)}.{_exchanged(arms)}{missing}"
+
+
+def _exchanged(arms: Mapping[str, dict]) -> str:
+    """Say how many images each further arm fixed and broke, counted against the first."""
+    (first, baseline), *others = arms.items()
+    counts = [(arm, changed(baseline, one)) for arm, one in others if len(one["labels"]) == len(baseline["labels"])]
+    parts = [
+        f"{arm} fixed {len(which['fixed'])} images that {first} got wrong and broke {len(which['broken'])}"
+        for arm, which in counts
+    ]
+    return f" {'; '.join(parts)}." if parts else ""
