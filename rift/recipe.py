@@ -245,7 +245,7 @@ def _write_weights(run: Run, classifier: Classifier) -> None:
 
 def _views_key(experiment: Experiment, pretrained: Backbone, parts: dataset.Split) -> str:
     training = experiment.training
-    which = [training.augment, training.views, experiment.seed, training.split_seed, experiment.data]
+    which = [training.augment, training.views, training.precision, experiment.seed, training.split_seed, experiment.data]
     return digest([fingerprint(pretrained), len(parts.train), *which])[:24]
 
 

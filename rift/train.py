@@ -37,7 +37,7 @@ class Views:
         self.labels = torch.as_tensor(labels, device=device)
         self.device = torch.device(device)
         self.views = 1 if training.augment == "none" else training.views
-        self.kind = training.augment
+        self.kind, self.precision = training.augment, training.precision
         self.pretrained: Backbone | None = None
         self.cache: Path | None = None
         self.seconds, self.from_cache = 0.0, False  # what the pretrained model's pass costs, and whether this run was spared it
@@ -94,7 +94,10 @@ class Views:
         if self.pretrained is None:
             raise ValueError("these views know no pretrained model")
         model, chunks = self.pretrained.eval(), torch.arange(len(self)).split(64)
-        return torch.stack([torch.cat([model(self.images(ids, view)).float() for ids in chunks]) for view in range(self.views)])
+        with autocast(self.device, self.precision):  # as in training, so that rounding is not taken for drift
+            return torch.stack(
+                [torch.cat([model(self.images(ids, view)).float() for ids in chunks]) for view in range(self.views)]
+            )
 
 
 def batches(n: int, batch_size: int, epoch: int, seed: int) -> list[np.ndarray]:
@@ -242,7 +245,9 @@ def _step(
             embeddings, logits = classifier(images)
         task_loss = task.loss(logits, labels)
     penalty = state.regularizer(embeddings.float(), targets)
-    loss = task_loss + strength * penalty if strength else task_loss
+    # The first step is the head's alone, in every arm: through a head of zeros no task gradient reaches the backbone, which still
+    # is the pretrained one. A penalty's gradient there is rounding noise, and Adam would scale it up to a full step.
+    loss = task_loss + strength * penalty if strength and state.step else task_loss
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     try:

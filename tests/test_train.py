@@ -175,6 +175,25 @@ def steps(state: train.State, backbone):
     return train.train(state, task, views, Training(epochs=2, batch_size=4), 0.0, 0, dict)
 
 
+def test_the_first_step_moves_the_head_alone_whatever_the_penalty(toy_backbone):
+    """Adam would turn the penalty's rounding noise into a full step, and RIFT would lose for no reason of its own."""
+    task: Task = catalog.door("tasks", "single_label")(("a", "b"))
+    pixels = np.random.default_rng(0).integers(0, 255, (8, toy_backbone.pixels, toy_backbone.pixels, 3), dtype=np.uint8)
+    training = Training(epochs=2, batch_size=8, warmup=0, weight_decay=0)
+    for name in catalog.names("regularizers"):
+        views = train.Views(pixels, np.arange(8) % 2, training, seed=0)
+        views.pretrained = toy_backbone
+        classifier = Classifier(copy.deepcopy(toy_backbone), task.head(toy_backbone.width))
+        regularizer = catalog.door("regularizers", name)(toy_backbone, classifier.backbone, views)
+        state = train.State(classifier, regularizer, train.make_optimizer(classifier, regularizer, training))
+        events = train.train(state, task, views, training, 1.0, 0, dict)
+        next(events)
+        pairs = list(zip(classifier.backbone.parameters(), toy_backbone.parameters(), strict=True))
+        assert all(torch.equal(ours, theirs) for ours, theirs in pairs) and float(classifier.head.weight.detach().abs().max()) > 0
+        assert [event.kind for event in events] == ["epoch", "step", "epoch"]
+        assert not all(torch.equal(ours, theirs) for ours, theirs in pairs)
+
+
 def test_events_tell_of_every_step_and_epoch(toy_backbone):
     events = list(steps(make_state(toy_backbone), toy_backbone))
     assert [event.kind for event in events] == ["step", "step", "epoch"] * 2
