@@ -95,24 +95,32 @@ def _execute(run: Run, lab: Lab, device: torch.device) -> bool:
         "pretrained": _pretrained_numbers(before),
         "target_seconds": views.seconds,
         "targets_cached": views.from_cache,
-        "backbone": {
-            "width": pretrained.width,
-            "layers": pretrained.layers,
-            "weights": pretrained.weights or fingerprint(pretrained),
-            "parameters": sum(p.numel() for p in pretrained.parameters()),
-        },
-        "environment": {
-            "torch": torch.__version__,
-            "device": _device_name(device),
-            "threads": torch.get_num_threads(),
-            "precision": train.precision_of(device, training.precision),
-        },
+        "backbone": _about_backbone(pretrained),
+        "environment": _about_environment(device, training.precision),
         "numbers": {key: value for key, value in numbers.items() if _is_number(key, value)},
     }
     write_json(run.path / "result.json", result)
     for checkpoint in (run.path / "checkpoint").glob("*.pt"):
         checkpoint.unlink()
     return True
+
+
+def _about_backbone(pretrained: Backbone) -> dict[str, Any]:
+    return {
+        "width": pretrained.width,
+        "layers": pretrained.layers,
+        "weights": pretrained.weights or fingerprint(pretrained),
+        "parameters": sum(p.numel() for p in pretrained.parameters()),
+    }
+
+
+def _about_environment(device: torch.device, precision: str) -> dict[str, Any]:
+    return {
+        "torch": torch.__version__,
+        "device": _device_name(device),
+        "threads": torch.get_num_threads(),
+        "precision": train.precision_of(device, precision),
+    }
 
 
 def _train(run: Run, state: train.State, events: Any) -> bool:
