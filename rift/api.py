@@ -6,16 +6,16 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rift import catalog, comparison, jobs
+from rift import catalog, comparison, jobs, service
 from rift import report as page
 from rift.comparison import Arm
-from rift.config import PRESETS, Choice, Experiment, Training
+from rift.config import PRESETS, Choice, Training
 from rift.errors import RunError, SettingError, of_code
 from rift.runs import ENDED, SCHEMA, Lab, Run, write_json
+from rift.service import Order
 
 POLL_SECONDS = 0.1
 SAY_SECONDS = 5.0
@@ -48,7 +48,8 @@ def compare(
     out = Path(out)
     settings = settings_of(training or {})
     model = catalog.check("backbones", catalog.parse(backbone))
-    arms = comparison.plan(list(map(catalog.parse, methods)), list(map(catalog.parse, regularizers)), strengths)
+    ways, penalties = tuple(map(catalog.parse, methods)), tuple(map(catalog.parse, regularizers))
+    comparison.plan(ways, penalties, strengths)  # a wrong choice is told before the images are read
     if device not in ("auto", "cpu", "cuda"):
         raise SettingError("setting.range", f"--device {device!r} is not allowed; use auto, cpu or cuda.")
     if not Path(natural).exists() and not str(natural).endswith(".zip"):
@@ -70,18 +71,20 @@ def compare(
             shutil.rmtree(root, ignore_errors=True)
     counts = images.counts(parts)
     say(f"{len(images)} images in {len(images.classes)} classes: " + ", ".join(f"{n} {part}" for part, n in counts.items()))
-    common = {"data": images.digest, "natural": others.digest, "backbone": model, "training": settings}
-    common["task"] = catalog.check("tasks", Choice(name="single_label"))
-    arms = [replace(arm, runs=tuple(_submit(here, arm, common, seed) for seed in range(seeds))) for arm in arms]
-    in_order = [arm.runs[seed] for seed in range(seeds) for arm in arms]
-    _finish(
-        here,
-        in_order,
-        {run.id: f"{arm.name}, seed {run.experiment.seed}" for arm in arms for run in arm.runs},
-        device,
-        workers,
-        say,
+    order = Order(
+        data=images.digest,
+        natural=others.digest,
+        backbone=model,
+        methods=ways,
+        regularizers=penalties,
+        strengths=tuple(strengths),
+        training=settings,
+        seeds=seeds,
     )
+    name = service.place(here, order, source=str(data))
+    arms = service.arms(here, name)
+    names = {run.id: f"{arm.name}, seed {run.experiment.seed}" for arm in arms for run in arm.runs}
+    _finish(here, service.runs(arms), names, device, workers, say)
     return _publish(here, arms, images, others, parts, out, document_name)
 
 
@@ -124,14 +127,6 @@ def _move(images: Any, lab: Lab) -> Any:
     if not target.exists():
         shutil.move(images.folder, target)
     return dataset.load(target)
-
-
-def _submit(lab: Lab, arm: Arm, common: dict[str, Any], seed: int) -> Run:
-    experiment = Experiment(method=arm.method, regularizer=arm.regularizer, strength=arm.strength, seed=seed, **common)
-    run = lab.submit(experiment)
-    if run.state in ("stopped", "failed", "lost"):
-        lab.requeue(run)
-    return run
 
 
 def _finish(lab: Lab, runs: Sequence[Run], names: Mapping[str, str], device: str, workers: int, say: Say) -> None:
@@ -190,15 +185,11 @@ def _publish(lab: Lab, arms: Sequence[Arm], images: Any, natural: Any, parts: An
         raise RuntimeError(first.get("message", "no run was finished"))
     document = comparison.document(lab, arms, images, natural, parts)
     measures = {arm.name: next((run.measures() for run in arm.runs if run.state == "done"), {}) for arm in arms}
-    photos = page.photos(natural.pixels(PHOTO_PIXELS), measures)
     out.mkdir(parents=True, exist_ok=True)
     if name:
         write_json(out / name, document)
-    page.write(document, measures, out / "report.html", photos=photos)
+    page.write(document, measures, out / "report.html", natural=natural.pixels(page.PHOTO_PIXELS))
     return document
-
-
-PHOTO_PIXELS = 160
 
 
 def verify(data: str | Path, *, leave_out_small: bool = False) -> dict[str, Any]:
@@ -246,7 +237,7 @@ def report(runs: Sequence[str], out: str | Path, *, lab: str | Path | None = Non
     arms = comparison.of_runs(chosen)
     document = comparison.document(home, arms, images, natural, parts)
     measures = {arm.name: arm.runs[0].measures() for arm in arms}
-    page.write(document, measures, Path(out), photos=page.photos(natural.pixels(PHOTO_PIXELS), measures))
+    page.write(document, measures, Path(out), natural=natural.pixels(page.PHOTO_PIXELS))
 
 
 def listing(menu: str, lab: str | Path | None = None) -> list[dict[str, Any]]:

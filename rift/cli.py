@@ -208,6 +208,20 @@ def pretrain(
     recipe.run(images, validation, work, out, teacher=teacher, cifar=cifar, unseen=unseen, stages=plan, log=_say)
 
 
+@app.command()
+def example(
+    out: Annotated[Path | None, typer.Option("--out", help="where to write it (default: the one the app ships)")] = None,
+    measured: Annotated[list[Path] | None, typer.Option("--measured", help="comparison.json of a real set, numbers only")] = None,
+) -> None:
+    """Make the finished comparison that the app opens with; with --measured, the table of numbers beside it."""
+    from rift import example as recipe
+
+    if measured:
+        recipe.condense(measured)
+    else:
+        recipe.make(out or recipe.PATH, _say)
+
+
 @app.command(hidden=True)
 def work(
     lab: Annotated[Path, typer.Argument()],

@@ -57,6 +57,16 @@ class ImageSet:
                 Path(partial).unlink(missing_ok=True)
         return np.load(path, mmap_mode="c")
 
+    def picture(self, index: int, size: int) -> np.ndarray:
+        """Return one image `(size, size, 3)`, uint8 or uint16; only this one is decoded. Raises IndexError for a wrong index."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        manifest = json.loads((self.folder / "manifest.json").read_text())
+        start, end = manifest["offsets"][index : index + 2]
+        with (self.folder / "blobs.bin").open("rb") as file:
+            file.seek(start)
+            return images.fit(images.read(file.read(end - start), depth=manifest["depth"]).pixels, size)
+
     def counts(self, split: Split) -> dict[str, int]:
         """Return the number of images of each part."""
         return {part: len(getattr(split, part)) for part in PARTS}

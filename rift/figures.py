@@ -9,12 +9,13 @@ from __future__ import annotations
 import html
 import textwrap
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import plotly.graph_objects as go
 
 HEIGHT = 360
+MOST_POINTS = 150  # of one line that is sent while training
 GREY = "#7f7f7f"  # 4.0:1 on white, 4.5:1 on the dark page: the text color where no stylesheet replaces it
 GRID = "rgba(127,127,127,0.22)"
 # Alpha instead of lightness, so that the page shows through and the page's own text color stays readable in every cell.
@@ -108,6 +109,28 @@ def style(figure: go.Figure, height: int = HEIGHT) -> go.Figure:
     figure.update_xaxes(**axis)
     figure.update_yaxes(**axis)
     return figure
+
+
+def curves(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: str, y: str, span: Sequence[float] | None = None
+) -> go.Figure:
+    """Return lines of each arm's `(x, y)` while it trains, thinned to MOST_POINTS: a page is sent them every second."""
+    plot = go.Figure()
+    for arm, (steps, values) in series.items():
+        chosen = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), MOST_POINTS)).astype(int))
+        few = len(chosen) <= 40
+        plot.add_scatter(
+            x=[steps[i] for i in chosen],
+            y=[float(f"{values[i]:.4g}") for i in chosen],
+            mode="lines+markers" if few else "lines",
+            name=text(arm),
+            line={"color": color(arm, list(series)), "dash": dash(arm, list(series)), "width": 2},
+            marker={"symbol": symbol(arm, list(series)), "size": 8},
+            hovertemplate="%{y:.4g}",
+        )
+    plot.update_xaxes(title_text=x, rangemode="tozero")
+    plot.update_yaxes(title_text=y, range=span)
+    return style(plot, 300)
 
 
 def empty(reason: str) -> go.Figure:

@@ -103,6 +103,14 @@ def encode(pixels: np.ndarray) -> bytes:
     return file.getvalue()
 
 
+def jpeg(pixels: np.ndarray) -> bytes:
+    """Return `(h, w, 3)` uint8 or uint16 as a JPEG file to look at, never to train on."""
+    shallow = pixels if pixels.dtype == np.uint8 else pixels >> 8
+    file = io.BytesIO()
+    pillow.fromarray(np.ascontiguousarray(shallow, dtype=np.uint8)).save(file, "JPEG", quality=88)
+    return file.getvalue()
+
+
 def is_gray(pixels: np.ndarray) -> bool:
     """Tell whether all three channels of `(h, w, 3)` are equal."""
     return bool(np.array_equal(pixels[..., 0], pixels[..., 1]) and np.array_equal(pixels[..., 1], pixels[..., 2]))

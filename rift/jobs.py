@@ -7,14 +7,15 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
-from filelock import Timeout
+from filelock import FileLock, Timeout
 
-from rift.runs import ENDED, Lab, Run
+from rift.runs import ENDED, Lab, Run, is_held
 
 NICE = 10  # a page with 50 visitors stayed responsive beside training at this priority, and did not at normal priority
+START_SECONDS = 15.0  # a worker that died while it was starting is not replaced before
 STOP_SECONDS = 0.8  # a step may take longer than a person waits; then the process is ended and the checkpoint stands
 
 
@@ -34,15 +35,37 @@ def start_worker(lab: Lab, device: str = "auto", runs: list[Run] | None = None) 
 
 
 def work(lab: Lab, device: str = "auto", ids: list[str] | None = None) -> None:
-    """Be the worker: execute queued runs until none is left; only this process ever touches CUDA."""
+    """Be the worker: execute queued runs until none is left; only this process ever touches CUDA.
+
+    Without `ids` it is the lab's one worker: a second one ends at once.
+    """
     with suppress(OSError, AttributeError):  # not allowed, or not on this system: then at the usual priority
         os.nice(NICE)
-    from rift import recipe
+    alone = FileLock(lab.root / "worker.lock")  # a page that asks whether it is held holds it for a moment: hence the second
+    with suppress(Timeout), nullcontext() if ids is not None else alone.acquire(timeout=1):
+        (lab.root / "starting").unlink(missing_ok=True)
+        from rift import recipe
 
-    chosen = recipe.pick_device(device)
-    while (run := next_run(lab, ids)) is not None:
-        with suppress(Timeout):  # another worker was faster
-            recipe.execute(run, lab, chosen)
+        chosen = recipe.pick_device(device)
+        while (run := next_run(lab, ids)) is not None:
+            with suppress(Timeout):  # another worker was faster
+                recipe.execute(run, lab, chosen)
+
+
+def ensure_worker(lab: Lab, device: str = "auto") -> None:
+    """Start the lab's worker where runs are queued and none is at work; ask as often as you like, it starts one at a time."""
+    if not any(run.state == "queued" for run in lab.runs()):
+        return
+    _started[:] = [process for process in _started if process.poll() is None]  # the ended ones are reaped here
+    mark = lab.root / "starting"
+    with suppress(Timeout), FileLock(lab.root / "queue.lock").acquire(timeout=0):
+        starting = mark.exists() and time.time() - mark.stat().st_mtime < START_SECONDS
+        if not starting and not is_held(lab.root / "worker.lock"):
+            mark.touch()
+            _started.append(start_worker(lab, device))
+
+
+_started: list[subprocess.Popen] = []
 
 
 def next_run(lab: Lab, ids: list[str] | None = None) -> Run | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
@@ -17,10 +16,9 @@ import jinja2
 import numpy as np
 import plotly.graph_objects as go
 from markupsafe import Markup
-from PIL import Image
 from plotly.offline import get_plotlyjs
 
-from rift import catalog, figures, statistics
+from rift import catalog, figures, images, statistics
 from rift.runs import write_bytes
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -44,8 +42,8 @@ METRICS = (
 class Photo(TypedDict):
     """One natural image and what each model calls it, likeliest first."""
 
+    index: int
     label: str
-    pixels: np.ndarray  # (h, w, 3) uint8 or uint16
     models: dict[str, list[tuple[str, float]]]
 
 
@@ -54,11 +52,12 @@ def write(
     measures: Mapping[str, Mapping[str, Mapping[str, Any]]],
     path: Path,
     *,
-    photos: Sequence[Photo] | None = None,
+    natural: np.ndarray | None = None,
 ) -> None:
     """Write a comparison document and what was measured (by arm, then diagnostic) as one page; `run.disk` when it cannot.
 
     `measures` are those of each arm's first run; the entry "pretrained", the model compared with itself, may come first.
+    `natural` are the natural images `(n, h, w, 3)`; a dozen of them is shown with what each model calls them.
     """
     boot = (ASSETS / "report.js").read_text(encoding="utf-8")
     plotly = get_plotlyjs()
@@ -70,20 +69,26 @@ def write(
             style=Markup((ASSETS / "report.css").read_text(encoding="utf-8")),
             scripts=[Markup(plotly), Markup(boot)],
             hashes=[_sha256(plotly), _sha256(boot)],
-            verdicts=_verdicts(document),
-            table=_arms(document),
-            sections=list(_sections(measures)),
-            photos=[{**photo, "uri": _data_uri(photo["pixels"])} for photo in photos or ()],
-            files_={kind: _files(document["data"].get(kind)) for kind in ("changed", "skipped", "warnings")},
+            verdicts=verdicts(document),
+            table=table(document),
+            sections=list(sections(measures)),
+            photos=[{**one, "uri": _data_uri(natural[one["index"]])} for one in photos(measures)] if natural is not None else [],
+            files_={kind: files(document["data"].get(kind)) for kind in ("changed", "skipped", "warnings")},
         )
     )
     write_bytes(path, page.encode())
 
 
-def photos(pixels: np.ndarray, measures: Mapping[str, Mapping[str, Mapping[str, Any]]], count: int = 12) -> list[Photo]:
-    """Return photos for `write` from natural pixels `(n, h, w, 3)`: evenly spaced over the set, so that none was picked."""
+def part(name: str, *values: Any) -> Markup:
+    """Return one of the parts that report and app show alike (a macro of `parts.html.j2`); all values are escaped."""
+    macros: Any = _environment().get_template("parts.html.j2").module
+    return Markup(getattr(macros, name)(*values))
+
+
+def photos(measures: Mapping[str, Mapping[str, Mapping[str, Any]]], count: int = 12) -> list[Photo]:
+    """Return natural images and what the arms call them: evenly spaced over the set, so that none was picked."""
     arms = {arm: one["zero_shot"] for arm, one in measures.items() if one.get("zero_shot", {}).get("top5") is not None}
-    if not arms or not len(pixels):
+    if not arms:
         return []
     first = next(iter(arms.values()))
     names = list(first["natural_classes"])
@@ -92,11 +97,12 @@ def photos(pixels: np.ndarray, measures: Mapping[str, Mapping[str, Mapping[str, 
         pairs = zip(one[f"{prefix}top5"][i], one[f"{prefix}top5_probability"][i], strict=True)
         return [(str(names[label]), float(p)) for label, p in pairs][:3]
 
-    chosen = np.unique(np.linspace(0, len(pixels) - 1, min(count, len(pixels))).astype(int))
+    n = len(first["labels"])
+    chosen: Any = np.unique(np.linspace(0, n - 1, min(count, n)).astype(int)) if n else []
     return [
         Photo(
+            index=int(i),
             label=str(names[first["labels"][i]]) if first["labels"][i] >= 0 else "label unknown",
-            pixels=pixels[i],
             models={"pretrained": best(first, "pretrained_", i)}
             | {arm: best(one, "", i) for arm, one in arms.items() if arm != "pretrained"},
         )
@@ -112,7 +118,8 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": _number, "options": _options, "percent": _percent}
+    # plotly writes "<" as \u003c, so no text can end the script element
+    environment.filters |= {"number": number, "options": _options, "percent": _percent, "json": lambda one: Markup(one.to_json())}
     environment.globals |= {"color": figures.color}
     return environment
 
@@ -121,7 +128,7 @@ def _sha256(script: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
-def _number(value: Any) -> str:
+def number(value: Any) -> str:
     """Fractions to three decimals, never rounded to a perfect 0 or 1; counts whole; None as a dash."""
     if value is None or (isinstance(value, float) and not np.isfinite(value)):
         return "–"
@@ -146,7 +153,7 @@ def _options(choice: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} = {value}" for key, value in choice.get("options", {}).items()) or "no options"
 
 
-def _verdicts(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+def verdicts(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Each difference in words, with its interval's place on one scale common to all (percent of the drawing's width)."""
     differences = document.get("differences") or []
     ends = [abs(d[key]) for d in differences for key in ("difference", "low", "high") if d.get(key) is not None]
@@ -172,7 +179,7 @@ def _sentence(d: Mapping[str, Any]) -> str:
     return statistics.sentence(name, d["arm"], d["baseline"], difference, smallest=smallest)
 
 
-def _arms(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+def table(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One row for each metric: its name, its n and a cell for the pretrained model and each arm."""
     test, natural = document["data"]["counts"]["test"], document["natural"]["images"]
     counts = {"test": (test, "test images"), "natural": (natural, "natural images")}
@@ -188,7 +195,7 @@ def _arms(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _sections(measures: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Iterator[dict[str, Any]]:
+def sections(measures: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Iterator[dict[str, Any]]:
     """Each diagnostic of the menu that was measured: its text, its figure and its numbers."""
     for name in catalog.names("diagnostics"):
         results = {arm: dict(one[name]) for arm, one in measures.items() if name in one}
@@ -201,7 +208,7 @@ def _sections(measures: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Iterat
             "title": getattr(module, "TITLE", name.replace("_", " ").capitalize()),
             "summary": catalog.summary("diagnostics", name),
             "sentence": module.sentence(results) if hasattr(module, "sentence") else "",
-            "figure": Markup(figure.to_json()),  # plotly writes "<" as \u003c, so no text can end the script element
+            "figure": figure,
             "height": figure.layout.height or figures.HEIGHT,
             "min_width": (figure.layout.meta or {}).get("min_width", 0),
             "arms": list(results),
@@ -238,15 +245,10 @@ def _said(one: Mapping[str, Any], name: str) -> Any:
     return f"not computed: {reason}" if one.get(name) is None and reason else one.get(name)
 
 
-def _files(rows: Sequence[Mapping[str, str]] | None) -> dict[str, Any]:
+def files(rows: Sequence[Mapping[str, str]] | None) -> dict[str, Any]:
     rows = rows or []
     return {"rows": rows[:MOST_ROWS], "more": max(0, len(rows) - MOST_ROWS), "count": len(rows)}
 
 
 def _data_uri(pixels: np.ndarray) -> str:
-    shallow = pixels if pixels.dtype == np.uint8 else pixels >> 8  # deeper pictures are stored as uint16
-    image = Image.fromarray(np.ascontiguousarray(shallow, dtype=np.uint8))
-    image.thumbnail((PHOTO_PIXELS, PHOTO_PIXELS))
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=88)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+    return "data:image/jpeg;base64," + base64.b64encode(images.jpeg(images.fit(pixels, PHOTO_PIXELS))).decode()

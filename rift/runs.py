@@ -41,6 +41,17 @@ def write_bytes(path: Path, data: bytes) -> None:
         ) from error
 
 
+def is_held(path: Path) -> bool:
+    """Whether some process holds the lock file at `path`."""
+    if not path.exists():
+        return False
+    try:
+        with FileLock(path).acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
 class Run:
     """One run's directory.
 
@@ -115,13 +126,7 @@ class Run:
     @property
     def is_alive(self) -> bool:
         """Whether a worker holds the lock; the kernel frees it when the worker dies, however it dies."""
-        if not (self.path / "lock").exists():
-            return False
-        try:
-            with FileLock(self.path / "lock").acquire(timeout=0):
-                return False
-        except Timeout:
-            return True
+        return is_held(self.path / "lock")
 
     @property
     def state(self) -> str:
@@ -156,13 +161,14 @@ class Run:
 
 
 class Lab:
-    """A folder of image sets (`data/`), caches (`cache/`) and runs (`runs/`)."""
+    """A folder of image sets (`data/`), caches (`cache/`), runs (`runs/`) and comparisons of runs (`comparisons/`)."""
 
     def __init__(self, root: Path | str):
         self.root = Path(root)
         self.data, self.cache, self._runs = self.root / "data", self.root / "cache", self.root / "runs"
+        self.comparisons, self.photos = self.root / "comparisons", self.root / "photos"
         try:
-            for folder in (self.data, self.cache, self._runs):
+            for folder in (self.data, self.cache, self._runs, self.comparisons):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError("run.disk", f"The lab folder {self.root} cannot be made: {error.strerror or error}.") from error

@@ -78,8 +78,8 @@ def document(measures) -> dict:
 
 @pytest.fixture
 def page(document, measures, tmp_path) -> Path:
-    photos = report.photos(np.random.default_rng(0).integers(0, 255, (300, 48, 48, 3), np.uint8), measures, 6)
-    report.write(document, measures, tmp_path / "report.html", photos=photos)
+    natural = np.random.default_rng(0).integers(0, 255, (300, 48, 48, 3), np.uint8)
+    report.write(document, measures, tmp_path / "report.html", natural=natural)
     return tmp_path / "report.html"
 
 
@@ -102,7 +102,7 @@ def test_users_text_is_escaped_everywhere(page):
     text = _own(page)
     assert "<img src=x" not in text
     assert "&lt;img src=x onerror=alert(1)&gt;" in text
-    assert text.count("<img ") == 6 == text.count('<img src="data:image/jpeg;base64,')
+    assert text.count("<img ") == 12 == text.count('<img src="data:image/jpeg;base64,')
 
 
 def test_a_figure_cannot_end_the_element_that_holds_it():
@@ -141,7 +141,7 @@ def test_long_tables_are_cut_and_counted(page):
 
 
 def test_numbers_are_never_rounded_to_perfect():
-    shown = [report._number(x) for x in (0.9996, 0.0004, 1.0, 0.5, None, float("nan"), 83.44, 12345, True, np.float32(0.25))]
+    shown = [report.number(x) for x in (0.9996, 0.0004, 1.0, 0.5, None, float("nan"), 83.44, 12345, True, np.float32(0.25))]
     assert shown == ["0.9996", "0.0004", "1", "0.500", "–", "–", "83.4", "12,345", "yes", "0.250"]
 
 
@@ -151,14 +151,14 @@ def test_deep_pictures_are_shown_as_bright_as_shallow_ones():
 
 
 def test_photos_are_spread_over_the_set_and_carry_three_names(measures):
-    pixels = np.zeros((300, 8, 8, 3), np.uint8)
-    photos = report.photos(pixels, measures, 4)
+    photos = report.photos(measures, 4)
     labels = measures["none"]["zero_shot"]["labels"]
     names = measures["none"]["zero_shot"]["natural_classes"]
+    assert [photo["index"] for photo in photos] == [0, 99, 199, 299]
     assert [photo["label"] for photo in photos] == [names[labels[i]] for i in (0, 99, 199, 299)]
     assert list(photos[0]["models"]) == ["pretrained", "none", "rift"]
     assert all(len(one) == 3 for one in photos[0]["models"].values())
-    assert report.photos(pixels, {"none": {"zero_shot": {"top5": None}}}) == []
+    assert report.photos({"none": {"zero_shot": {"top5": None}}}) == []
 
 
 def test_no_measures_and_one_arm_still_make_a_page(document, tmp_path):

@@ -8,8 +8,8 @@ labels on the other half of the images; the gap between the two is drift in orie
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -17,12 +17,19 @@ from pydantic import Field
 from scipy.special import softmax
 
 from rift import figures
+from rift.errors import DataError, ModelError
 from rift.similarity import unrotate
 from rift.snapshot import Snapshot
 from rift.statistics import proportion_interval
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rift.model import Backbone
+
 TITLE = "Zero-shot"
-Result = dict[str, float | np.ndarray | str | None]
+MOST_WORDS = 12  # shown of one photo
+Result = dict[str, Any]
 BARS = ("natural_accuracy", "natural_accuracy_unrotated")
 NUMBERS = [*(f"{name}{end}" for name in BARS for end in ("", "_low", "_high")), "natural_top5", "natural_agreement"]
 PRETRAINED = [f"pretrained_natural_{name}" for name in ("accuracy", "accuracy_low", "accuracy_high", "top5")]
@@ -163,3 +170,58 @@ def sentence(results: Mapping[str, dict]) -> str:
         f"Of {first['n']} natural images the pretrained model names {first['pretrained_natural_accuracy']:.3f} right; "
         f"after finetuning: {'; '.join(parts)}.{unscored}"
     )
+
+
+def look(backbones: Mapping[str, Backbone], image: Tensor, labels: Sequence[str]) -> Result:
+    """Return how each model divides one photo `(3, s, s)` among words: `probabilities` `(models, words)`, rows sum to 1.
+
+    A word without a row is in `unknown` and never scored. Raises `data.label` where fewer than two words are left.
+    """
+    import torch
+
+    pretrained = next(iter(backbones.values()))
+    head = pretrained.natural_head(list(dict.fromkeys(labels)))
+    if head is None:
+        raise ModelError(
+            "model.unknown", "This backbone has neither a text tower nor a classifier of its own to name photos with."
+        )
+    if len(head.classes) < 2:
+        lost = f"; it does not know {', '.join(head.unknown)}" if head.unknown else ""
+        raise DataError("data.label", f"Give at least two words that the model knows{lost}.")
+    with torch.inference_mode():
+        rows = [head.logits(backbone(image[None])).softmax(1)[0].tolist() for backbone in backbones.values()]
+    return {
+        "models": list(backbones),
+        "words": list(head.classes),
+        "probabilities": np.array(rows),
+        "unknown": list(head.unknown),
+    }
+
+
+def look_figure(result: Mapping[str, Any]) -> go.Figure:
+    """Bars of each word's probability, one color a model, on one scale."""
+    plot = go.Figure()
+    order = np.argsort(-np.asarray(result["probabilities"]).max(0), kind="stable")[:MOST_WORDS][::-1]
+    words = [figures.text(result["words"][i]) for i in order]
+    for model, row in reversed(list(zip(result["models"], np.asarray(result["probabilities"]), strict=True))):
+        plot.add_bar(
+            x=row[order],
+            y=words,
+            orientation="h",
+            name=figures.text(model),
+            marker={"color": figures.color(model, result["models"])},
+            hovertemplate="%{x:.3f}",
+        )
+    plot.update_layout(barmode="group", bargap=0.3, legend={"traceorder": "reversed"})
+    plot.update_xaxes(title_text="probability among these words", range=[0, 1])
+    return figures.style(plot, 150 + 22 * len(words) * max(1, len(result["models"])))
+
+
+def look_sentence(result: Mapping[str, Any]) -> str:
+    """Say what each model calls the photo, and which words it does not know."""
+    best = [
+        f"{model} says {result['words'][int(np.argmax(row))]} ({float(np.max(row)):.2f})"
+        for model, row in zip(result["models"], np.asarray(result["probabilities"]), strict=True)
+    ]
+    unknown = f" Not known, and so not scored: {', '.join(result['unknown'])}." if result["unknown"] else ""
+    return f"Of these {len(result['words'])} words, {'; '.join(best)}.{unknown} One photo is an anecdote, not a measurement."

@@ -10,7 +10,8 @@ What is our choice: the identity as the main Q; dividing by ‖Σ_pretrained‖�
 squared shift of the mean by tr Σ_pretrained. `statistics="batch"` compares both models on the same mini-batch: it needs the
 cached pretrained embeddings of the views (not a second forward pass) and cancels the sampling noise of a small batch, which
 `"running"` averages away instead. It is the default because it kept accuracy and representation better on three real sets (the
-README has the numbers); `"running"` with the identity is nearest to what is known of the paper.
+README has the numbers; there the fitted map and the identity were about equal); `"running"` with the identity is nearest to what
+is known of the paper.
 
 Limits (Hoffman and Wielandt 1953): with a Q of its own choice the best that any covariance penalty can see is the spectrum,
 and even with Q = I every whitening-rotation-coloring and every exchange of images goes unseen. A low penalty therefore proves

@@ -1,0 +1,33 @@
+"""Start the web app over a lab folder; also what Hugging Face Spaces runs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+
+def main() -> int:
+    """Serve until Ctrl-C; the first line of standard output is the address. Exit code 2 where the user can mend it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    home = os.environ.get("RIFT_LAB", str(Path.home() / "rift-lab"))
+    parser.add_argument("--lab", type=Path, default=Path(home), help="folder of images and runs (default %(default)s)")
+    parser.add_argument("--host", default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"), help="default %(default)s")
+    parser.add_argument("--port", type=int, default=int(os.environ.get("GRADIO_SERVER_PORT", 7860)), help="0: any free one")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where runs are trained")
+    chosen = parser.parse_args()
+
+    from rift.errors import UserError
+    from rift.ui import serve
+
+    try:
+        serve(chosen.lab, chosen.host, chosen.port, chosen.device)
+    except UserError as error:
+        print(f"error[{error.code}]: {error.sentence}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""How long a comparison takes: from this lab's own finished runs, or from one timed step of the embedded model.
+
+Nothing is guessed: where neither says anything, the answer is None until the run's own first steps are timed.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from rift.config import Experiment
+from rift.runs import ENDED, Lab, Run
+
+START_SECONDS = 6.0  # a worker's imports, once
+SHARES = 1.35  # an arm's time is this many times its steps': reading, targets, probes, measuring (median of our runs)
+
+
+def seconds(lab: Lab, experiments: Sequence[Experiment], images: int) -> float | None:
+    """Return the time that these runs take on `images` training images, start included, or None where nothing was timed."""
+    each = [_run_seconds(lab, one, images) for one in experiments]
+    return None if None in each else START_SECONDS + sum(filter(None, each))
+
+
+def steps(experiment: Experiment, images: int) -> int:
+    """Return the number of training steps."""
+    training = experiment.training
+    return training.epochs * max(1, -(-images // training.batch_size))
+
+
+def _run_seconds(lab: Lab, experiment: Experiment, images: int) -> float | None:
+    step = step_milliseconds(lab, experiment)
+    return None if step is None else steps(experiment, images) * step / 1000 * SHARES
+
+
+def step_milliseconds(lab: Lab, experiment: Experiment) -> float | None:
+    """Return the median step of this lab's finished runs of the same backbone, method and batch size, or a timed one."""
+    key = _key(experiment)
+    known = [found for run in lab.runs() if (found := _timed(run)) and found[0] == key]
+    if known:
+        return float(np.median([step for _, step in known[-8:]]))
+    return _probe(experiment.training.batch_size) if experiment.backbone.name == "embedded" else None
+
+
+def _key(experiment: Experiment) -> tuple[str, str, int]:
+    return experiment.backbone.model_dump_json(), experiment.method.model_dump_json(), experiment.training.batch_size
+
+
+_known: dict[str, tuple[tuple[str, str, int], float] | None] = {}
+
+
+def _timed(run: Run) -> tuple[tuple[str, str, int], float] | None:
+    """Return what a finished run was and how long its steps took; read once, since a finished run does not change."""
+    if run.id not in _known and (result := run.result()) is not None:
+        step = result["numbers"].get("step_milliseconds")
+        _known[run.id] = None if step is None else (_key(run.experiment), step)
+    return _known.get(run.id)
+
+
+@functools.cache
+def _probe(batch_size: int) -> float:
+    """Return the milliseconds of one training step of the embedded model, from a few images, in this process."""
+    import torch
+
+    from rift.backbones import embedded
+
+    model, few = embedded.load(init="random"), 8
+    images = torch.rand(few, 3, model.pixels, model.pixels)
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        model(images).square().sum().backward()
+        times.append(time.perf_counter() - began)
+    return min(times) * 1000 * batch_size / few
+
+
+def seconds_left(
+    lab: Lab, runs: Sequence[Run], states: Sequence[str], events: Sequence[dict[str, Any]], images: int
+) -> float | None:
+    """Return the time until these runs end; the newest step of the one at work says more than `seconds` could."""
+    now = next((event["milliseconds"] for event in events if event.get("event") == "step"), None)
+    total = 0.0
+    for run, state, event in zip(runs, states, events, strict=True):
+        if state in ENDED or state == "evaluating":
+            continue
+        if event.get("event") == "step":
+            total += (event["steps"] - event["step"]) * event["milliseconds"] / 1000
+            continue
+        step = now or step_milliseconds(lab, run.experiment)
+        if step is None:
+            return None
+        total += steps(run.experiment, images) * step / 1000 * SHARES
+    return total

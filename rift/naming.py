@@ -1,0 +1,36 @@
+"""What a comparison is called, and how its arms were trained, in the words of a person."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rift import dataset, service
+from rift.runs import Lab
+
+
+def title(lab: Lab, name: str) -> str:
+    """Return a comparison's name for people: the images and what is compared."""
+    order, _ = service.order_of(lab, name)
+    return f"{dataset.load(lab.data / order.data).name}: {' and '.join(arm.name for arm in service.arms(lab, name))}"
+
+
+def about(lab: Lab, name: str) -> str:
+    """Return in one line how the arms of a comparison were trained."""
+    order, _ = service.order_of(lab, name)
+    training, first = order.training, service.arms(lab, name)[-1]
+    seeds = f"{order.seeds} seeds" if order.seeds > 1 else "1 seed"
+    options = ", ".join(f"{key} {_said(value)}" for key, value in first.regularizer.options.items())
+    penalty = f"; {first.regularizer.name} ({options}), strength {first.strength:g}" if first.strength else ""
+    return (
+        f"{order.backbone.name}, {first.method.name} finetuning, {training.epochs} epochs at learning rate "
+        f"{training.learning_rate:g}, {seeds}{penalty}."
+    )
+
+
+def _said(value: Any) -> str:
+    return ("on" if value else "off") if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def label(lab: Lab, name: str) -> str:
+    """Return a comparison's name and age for a list."""
+    return f"{title(lab, name)}, {service.created(lab, name)[:16].replace('T', ' ')} UTC"

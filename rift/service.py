@@ -1,0 +1,291 @@
+"""The verbs of the app and of its public endpoints: start a comparison, look at it, stop it, go on, read its result.
+
+A comparison is a folder of the lab, `comparisons/<id>/`: `order.json` says what was asked, and so which runs belong to it.
+All else follows from the runs' own files, so a reloaded page, a second tab and a restarted server see the same.
+"""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import json
+import shutil
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any
+
+from filelock import FileLock
+from pydantic import Field
+
+from rift import catalog, comparison, estimate, jobs, report
+from rift.comparison import Arm
+from rift.config import Choice, Experiment, Settings, Training, digest
+from rift.dataset import ImageSet, Split, load, split
+from rift.errors import RunError
+from rift.runs import ENDED, SCHEMA, Lab, Run, write_json
+
+MOST_STARTS = 3  # a run whose process vanished this often waits for a person
+
+
+class Order(Settings):
+    """What a comparison is asked to be; equal orders are the same comparison."""
+
+    data: str  # digest of the image set
+    natural: str  # digest of the natural set
+    backbone: Choice = Choice(name="embedded")
+    methods: tuple[Choice, ...] = (Choice(name="full"),)
+    regularizers: tuple[Choice, ...] = (Choice(name="rift"),)
+    strengths: tuple[float, ...] = (1.0,)
+    baseline: bool = True  # also train every method without a regularizer
+    training: Training = Training()
+    seeds: Annotated[int, Field(ge=1, le=100)] = 1
+
+    @property
+    def id(self) -> str:
+        """Name of the comparison: 16 hexadecimal digits of the hash of all settings."""
+        return digest(self.model_dump(mode="json"))[:16]
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a comparison is: `progress` in [0, 1], seconds None where nobody can know; `version` changes when anything does."""
+
+    state: str
+    progress: float
+    seconds_left: float | None
+    message: str
+    version: str
+    done: int = 0  # runs that have a result
+
+    @property
+    def active(self) -> bool:
+        """Whether something is still to come without anybody's doing."""
+        return self.state in ("queued", "preparing", "training", "evaluating")
+
+
+def experiments(order: Order) -> list[tuple[Arm, list[Experiment]]]:
+    """Return the arms of an order, each with its experiments by seed; raises a SettingError for a wrong choice."""
+    arms = comparison.plan(order.methods, order.regularizers, order.strengths)
+    if not order.baseline:
+        arms = [arm for arm in arms if arm.regularizer.name != "none"] or arms
+    backbone, task = catalog.check("backbones", order.backbone), catalog.check("tasks", Choice(name="single_label"))
+
+    def experiment(arm: Arm, seed: int) -> Experiment:
+        return Experiment(
+            data=order.data,
+            natural=order.natural,
+            task=task,
+            backbone=backbone,
+            method=arm.method,
+            regularizer=arm.regularizer,
+            strength=arm.strength,
+            training=order.training,
+            seed=seed,
+        )
+
+    return [(arm, [experiment(arm, seed) for seed in range(order.seeds)]) for arm in arms]
+
+
+def start(lab: Lab, order: Order, source: str = "", *, device: str = "auto") -> str:
+    """Place an order, see to a worker and return the comparison's id; raises a SettingError for a wrong choice."""
+    name = place(lab, order, source=source)
+    jobs.ensure_worker(lab, device)
+    return name
+
+
+def place(lab: Lab, order: Order, *, source: str = "") -> str:
+    """Queue a comparison and return its id; what ended unfinished before is taken up again from its last checkpoint.
+
+    `source` is how the data were given, for the equivalent command. A wrong choice raises a SettingError and leaves no trace.
+    """
+    asked = experiments(order)
+    home = lab.comparisons / order.id
+    home.mkdir(parents=True, exist_ok=True)
+    if not (home / "order.json").exists():
+        created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        document = {"schema": SCHEMA, "created": created, "source": source, "order": order.model_dump(mode="json")}
+        write_json(home / "order.json", document)
+    for seed in range(order.seeds):  # the queue is by age: all arms of a seed before the next seed
+        for _, by_seed in asked:
+            run = lab.submit(by_seed[seed])
+            if run.state in ("stopped", "failed", "lost"):
+                lab.requeue(run)
+    return order.id
+
+
+def order_of(lab: Lab, name: str) -> tuple[Order, str]:
+    """Return what was asked, and how the data were given; `run.missing` when the lab has no such comparison."""
+    stored = _stored(lab, name)
+    return Order.model_validate(stored["order"]), str(stored["source"])
+
+
+def created(lab: Lab, name: str) -> str:
+    """Return when a comparison was asked for, as an ISO date and time in UTC."""
+    return str(_stored(lab, name)["created"])
+
+
+def _stored(lab: Lab, name: str) -> dict[str, Any]:
+    try:
+        return json.loads((_home(lab, name) / "order.json").read_bytes())
+    except (OSError, ValueError):
+        raise RunError("run.missing", f"There is no comparison {name!r} here; it may have been deleted.") from None
+
+
+def _home(lab: Lab, name: str) -> Path:
+    return lab.comparisons / (name if name.isalnum() else "-")  # a name from outside never leaves the folder
+
+
+def arms(lab: Lab, name: str) -> list[Arm]:
+    """Return the arms of a comparison with their runs; `run.missing` where it or one of its runs is not there."""
+    return [replace(arm, runs=tuple(lab.run(id) for id in ids)) for arm, ids in _run_ids(lab.root, name)]
+
+
+@lru_cache(maxsize=256)
+def _run_ids(root: Path, name: str) -> list[tuple[Arm, list[str]]]:
+    """Return the ids of each arm's runs; an order never changes, so its hashes are computed once."""
+    return [(arm, [one.id for one in by_seed]) for arm, by_seed in experiments(order_of(Lab(root), name)[0])]
+
+
+def runs(arms: Sequence[Arm]) -> list[Run]:
+    """Return all runs as they are queued: all arms of a seed before the next seed."""
+    return [arm.runs[seed] for seed in range(max(len(arm.runs) for arm in arms)) for arm in arms]
+
+
+def status(lab: Lab, name: str) -> Status:
+    """Return how far a comparison is, from its runs' last events; a queue or a run that lost its worker gets a new one."""
+    chosen = arms(lab, name)
+    queue = runs(chosen)
+    for run in queue:
+        if run.state == "lost" and sum(event["event"] == "start" for event in run.events()) < MOST_STARTS:
+            lab.requeue(run)
+    names = {run.id: arm.name for arm in chosen for run in arm.runs}
+    states, events = [run.state for run in queue], [run.last_event() for run in queue]
+    progress = sum(map(_share, states, events)) / len(queue)
+    version = digest([states, [(event.get("event"), event.get("time")) for event in events]])[:16]
+    waiting = [i for i, state in enumerate(states) if state not in ENDED]
+    if not waiting:
+        state, message = _ended(queue, states, names)
+        return Status(state, progress, None, message, version, states.count("done"))
+    jobs.ensure_worker(lab)
+    left = estimate.seconds_left(lab, queue, states, events, _training_images(lab.root, name))
+    now = next((i for i in waiting if states[i] != "queued"), waiting[0])
+    name, event, place = names[queue[now].id], events[now], f"run {now + 1} of {len(queue)}"
+    if states[now] != "queued":
+        what = {"preparing": "Preparing", "training": "Training", "evaluating": "Measuring"}[states[now]]
+        step = f", step {event['step']} of {event['steps']}" if event.get("event") == "step" else ""
+        return Status(states[now], progress, left, f"{what} {name}, {place}{step}.", version)
+    ahead = _ahead(lab, names)
+    if ahead and not any(state in ENDED for state in states):
+        before = "another run" if ahead == 1 else f"{ahead} other runs"
+        return Status("queued", progress, None, f"Waiting for {before}; yours come next.", f"{version}-{ahead}")
+    return Status("preparing", progress, left, f"Starting {name}, {place}.", version)
+
+
+def _ahead(lab: Lab, mine: Collection[str]) -> int:
+    """Return how many runs of others the queue takes up before the first of mine."""
+    before = itertools.takewhile(lambda run: run.id not in mine, lab.runs())
+    return sum(run.state not in ENDED for run in before)
+
+
+def _ended(runs: Sequence[Run], states: Sequence[str], names: dict[str, str]) -> tuple[str, str]:
+    """Return state and message of a comparison whose runs have all ended."""
+    if all(state == "done" for state in states):
+        return "done", f"All {len(runs)} runs are finished." if len(runs) > 1 else "The run is finished."
+    done = sum(state == "done" for state in states)
+    kept = f"{done} of {len(runs)} runs are finished and kept" if done else "no run was finished"
+    if "failed" in states:
+        run = runs[states.index("failed")]
+        return "failed", f"{names[run.id]}: {run.end().get('message') or 'it failed'} ({kept}.)"
+    if "lost" in states:
+        return "lost", f"The process that trained {names[runs[states.index('lost')].id]} is gone; {kept}. Go on from there."
+    return "stopped", f"Stopped; {kept}. Go on takes it up from where it was."
+
+
+def _share(state: str, event: dict[str, Any]) -> float:
+    """Return how much of a run is done, in [0, 1]; preparing and measuring count a twentieth each."""
+    if state in ENDED:
+        return 1.0
+    if state == "evaluating":
+        return 0.95
+    step = event["step"] / event["steps"] if event.get("event") == "step" else 0.0
+    step = event["epoch"] / event["epochs"] if event.get("event") == "epoch" else step
+    return 0.0 if state == "queued" else 0.05 + 0.9 * step
+
+
+def stop(lab: Lab, name: str) -> None:
+    """Stop a comparison within a second and keep what is done: its queued runs first, so that none is begun meanwhile."""
+    waiting = [run for run in runs(arms(lab, name)) if run.state not in ENDED]
+    for run in reversed(waiting):
+        run.request_stop()
+    for run in waiting:
+        if run.is_alive:
+            jobs.stop(run)
+
+
+def result(lab: Lab, name: str) -> dict[str, Any]:
+    """Return the comparison document of `contract.md`, computed once for a finished one; `run.missing` while no run is done."""
+    chosen, home = arms(lab, name), _home(lab, name)
+    if not any(run.state == "done" for run in runs(chosen)):
+        raise RunError("run.missing", "No run of this comparison is finished yet; its numbers come with the first one.")
+    path = home / "comparison.json"
+    with FileLock(home / "lock"):  # two pages that look at once compute it once
+        if path.exists():
+            return json.loads(path.read_bytes())
+        document = comparison.document(lab, chosen, *_sets(lab, order_of(lab, name)[0]))
+        if all(run.state == "done" for run in runs(chosen)):
+            write_json(path, document)
+    return document
+
+
+def measures(lab: Lab, name: str) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return what each diagnostic measured, by arm and diagnostic; of several seeds the first one that is done."""
+    return {arm.name: next((run.measures() for run in arm.runs if run.state == "done"), {}) for arm in arms(lab, name)}
+
+
+def write_report(lab: Lab, name: str) -> Path:
+    """Write the comparison's page once and return its path."""
+    path = _home(lab, name) / "report.html"
+    document = result(lab, name)
+    if not path.exists() or document["created"] > _written(path):
+        natural = load(lab.data / order_of(lab, name)[0].natural)
+        report.write(document, measures(lab, name), path, natural=natural.pixels(report.PHOTO_PIXELS))
+    return path
+
+
+def _written(path: Path) -> str:
+    return datetime.datetime.fromtimestamp(path.stat().st_mtime, datetime.UTC).isoformat(timespec="seconds")
+
+
+def _sets(lab: Lab, order: Order) -> tuple[ImageSet, ImageSet, Split]:
+    medical, natural = load(lab.data / order.data), load(lab.data / order.natural)
+    return medical, natural, split(medical, order.training.split_seed)
+
+
+@lru_cache(maxsize=256)
+def _training_images(root: Path, name: str) -> int:
+    lab = Lab(root)
+    return len(_sets(lab, order_of(lab, name)[0])[2].train)
+
+
+def curves(lab: Lab, name: str) -> dict[str, list[dict[str, Any]]]:
+    """Return the step and epoch events of each arm's first seed; a resumed run's repeated steps count once, the last time."""
+    return {arm.name: _once(arm.runs[0].events()) for arm in arms(lab, name)}
+
+
+def _once(events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    newest = {(event["event"], event[event["event"]]): event for event in events if event["event"] in ("step", "epoch")}
+    return list(newest.values())
+
+
+def adopt(lab: Lab, other: Lab, data: str) -> None:
+    """Take an image set of another lab into this one; nothing happens where it already is."""
+    if not (lab.data / data).exists():
+        shutil.copytree(other.data / data, lab.data / data)
+
+
+def comparisons(lab: Lab) -> list[str]:
+    """Return the ids of a lab's comparisons, newest first."""
+    found = lab.comparisons.glob("*/order.json")
+    return [path.parent.name for path in sorted(found, key=lambda path: -path.stat().st_mtime_ns)]

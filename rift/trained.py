@@ -1,0 +1,46 @@
+"""Finished runs as models again: the pretrained backbone, and each run's own, on the CPU."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+from rift import catalog, dataset
+from rift.model import Backbone, Classifier
+from rift.runs import Lab, Run
+
+
+def pretrained(run: Run) -> Backbone:
+    """Return the pretrained backbone that a run started from; a ModelError where its weights are not at hand."""
+    return _pretrained(run.experiment.backbone.model_dump_json())
+
+
+@functools.lru_cache(maxsize=2)
+def _pretrained(choice: str) -> Backbone:
+    from rift.config import Choice
+
+    chosen = Choice.model_validate_json(choice)
+    return catalog.door("backbones", chosen.name)(**chosen.options).eval()
+
+
+def finetuned(lab: Lab, run: Run) -> Classifier:
+    """Return the classifier of a finished run: what it changed comes from its `weights.safetensors`, the rest is pretrained."""
+    return _finetuned(lab.root, run.id)
+
+
+@functools.lru_cache(maxsize=6)
+def _finetuned(root: Path, name: str) -> Classifier:
+    lab = Lab(root)
+    run = lab.run(name)
+    experiment, backbone = run.experiment, pretrained(run)
+    images = dataset.load(lab.data / experiment.data)
+    task = catalog.door("tasks", experiment.task.name)(images.classes, **experiment.task.options)
+    classifier = Classifier(copy.deepcopy(backbone), task.head(backbone.width))
+    catalog.door("methods", experiment.method.name)(classifier.backbone, **experiment.method.options)
+    state = load_file(run.path / "weights.safetensors")
+    unexpected = classifier.load_state_dict(state, strict=False).unexpected_keys
+    assert not unexpected, f"{run.id} has weights that its method does not know: {unexpected[:3]}"
+    return classifier.eval()

@@ -1,0 +1,179 @@
+"""What the tabs share: the labs, what this browser remembers, and who is told when a comparison moves on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import gradio as gr
+
+from rift import catalog, service
+from rift.errors import UserError
+from rift.runs import Lab
+from rift.service import Status
+from rift.ui.files import Files
+from rift.ui.widgets import PRIVATE, html, told
+
+REMEMBERED = {"comparison": "", "data": "", "source": "", "natural": "", "natural_source": ""}
+POLL_SECONDS = 1.0
+WORDS = {
+    "queued": "Waiting",
+    "preparing": "Preparing",
+    "training": "Training",
+    "evaluating": "Measuring",
+    "done": "Finished",
+    "stopped": "Stopped",
+    "failed": "Failed",
+    "lost": "Interrupted",
+}
+
+
+class Shown(NamedTuple):
+    """The comparison that a page shows; `home` names its lab."""
+
+    home: str
+    lab: Lab
+    id: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.home}/{self.id}"
+
+
+@dataclass
+class App:
+    """One page over a lab; tabs add themselves to `follow` (told at every step) and `show` (told when results are there)."""
+
+    labs: dict[str, Lab]  # "lab", and "example" where there is one
+    files: Files
+    device: str
+    blocks: gr.Blocks
+    memory: gr.BrowserState
+    tabs: gr.Tabs
+    follow: list[tuple[list[Any], Callable[[Shown], list[Any]]]] = field(default_factory=list)
+    show: list[tuple[list[Any], Callable[[Shown], list[Any]]]] = field(default_factory=list)
+    _bundled: str = ""
+
+    @property
+    def lab(self) -> Lab:
+        """The lab that new data and runs go to."""
+        return self.labs["lab"]
+
+    def shown(self, memory: dict[str, str]) -> Shown | None:
+        """Return the comparison that this browser looks at: its own, else the example, else none."""
+        home, _, name = str((memory or {}).get("comparison", "")).partition("/")
+        if home in self.labs and name in service.comparisons(self.labs[home]):
+            return Shown(home, self.labs[home], name)
+        if "example" in self.labs and (found := service.comparisons(self.labs["example"])):
+            return Shown("example", self.labs["example"], found[0])
+        return None
+
+    def data(self, memory: dict[str, str]) -> tuple[str, str, str]:
+        """Return home, digest and source of the chosen images: this browser's, else the example's."""
+        memory = memory or {}
+        if memory.get("data") and (self.lab.data / memory["data"]).exists():
+            return "lab", memory["data"], memory.get("source", "")
+        if (example := self.shown({})) is not None:
+            order, source = service.order_of(example.lab, example.id)
+            return "example", order.data, source
+        return "", "", ""
+
+    def bundled(self) -> str:
+        """Return the digest of the bundled photos, read into the lab when they are first needed."""
+        if not self._bundled:
+            self._bundled = catalog.door("natural", "bundled")(self.lab.data).digest
+        return self._bundled
+
+    def outputs(self, parts: Sequence[tuple[list[Any], Any]]) -> list[Any]:
+        """Return all components of `follow` or `show`, in order."""
+        return [component for components, _ in parts for component in components]
+
+
+def connect(app: App) -> None:
+    """Build the status bar and the polling that moves the whole page; called after the tabs, in their row."""
+    seen, ready = gr.State(""), gr.State("")
+    timer = gr.Timer(POLL_SECONDS, active=False)
+    bar = gr.HTML(elem_id="status", scale=8, min_width=240)
+    stop = gr.Button("Stop", variant="stop", size="sm", visible=False, scale=0, min_width=96, elem_id="stop")
+    resume = gr.Button("Go on", variant="primary", size="sm", visible=False, scale=0, min_width=96, elem_id="resume")
+    moved = [timer, seen, ready, bar, stop, resume, *app.outputs(app.follow)]
+
+    def look(memory: dict[str, str], seen: str, ready: str) -> list[Any]:
+        """Return what changed since `seen`; nothing at all where nothing did."""
+        here = app.shown(memory)
+        if here is None:
+            return [gr.skip()] * 3 + [html(IDLE), gr.skip(), gr.skip()] + [gr.skip()] * (len(moved) - 6)
+        try:
+            status = service.status(here.lab, here.id)
+        except UserError as error:
+            return [gr.Timer(active=False), "", ready, html('<div class="rift status">{what}</div>', what=str(error))] + [
+                gr.skip()
+            ] * (len(moved) - 4)
+        mark = f"{here.key} {status.version}"
+        if mark == seen:
+            return [gr.skip()] * len(moved)
+        if not status.active and status.done:
+            ready = f"{here.key} {status.done}"
+        values = [value for _, render in app.follow for value in render(here)]
+        buttons = [gr.Button(visible=status.active), gr.Button(visible=status.state in ("stopped", "failed", "lost"))]
+        return [gr.Timer(active=status.active), mark, ready, _bar(here, status), *buttons, *values]
+
+    def results(ready: str) -> list[Any]:
+        home, _, name = ready.partition(" ")[0].partition("/")
+        here = Shown(home, app.labs[home], name)
+        return [value for _, render in app.show for value in render(here)]
+
+    def fresh(memory: dict[str, str], request: gr.Request) -> Any:
+        """Attach a reloaded page, a second tab or a link `?run=` to its comparison."""
+        linked = dict(request.query_params).get("run", "") if request else ""
+        memory = {**REMEMBERED, **(memory or {})}
+        return {**memory, "comparison": f"lab/{linked}"} if linked in service.comparisons(app.lab) else memory
+
+    inputs = [app.memory, seen, ready]
+    opened = app.blocks.load(fresh, app.memory, app.memory, **PRIVATE)
+    opened.then(look, inputs, moved, **PRIVATE)
+    timer.tick(look, inputs, moved, concurrency_limit=None, **PRIVATE)
+    ready.change(told(results), ready, app.outputs(app.show), concurrency_limit=None, **PRIVATE)
+    app.memory.change(look, inputs, moved, concurrency_limit=None, **PRIVATE)
+
+    def halt(memory: dict[str, str]) -> None:
+        if (here := app.shown(memory)) is not None and here.home == "lab":
+            service.stop(here.lab, here.id)
+
+    def go_on(memory: dict[str, str]) -> None:
+        if (here := app.shown(memory)) is not None and here.home == "lab":
+            service.start(here.lab, *service.order_of(here.lab, here.id), device=app.device)
+
+    for button, act in ((stop, halt), (resume, go_on)):
+        button.click(told(act), app.memory, None, queue=False, **PRIVATE).then(look, inputs, moved, **PRIVATE)
+
+
+IDLE = '<div class="rift status"><b class="state">Ready</b><span>Choose images, then press Start on the Train tab.</span></div>'
+
+
+def _bar(here: Shown, status: Status) -> str:
+    state, message = WORDS[status.state], status.message
+    if here.home == "example":
+        state, message = "Example", "A finished comparison to look around in. Bring your own images on the Data tab."
+    left = "" if status.seconds_left is None else f"about {duration(status.seconds_left)} left"
+    closing = "Safe to close this tab: the work goes on." if status.active else ""
+    return html(
+        '<div class="rift status {name}"><b class="state" aria-live="polite">{state}</b><span class="message">{message}</span>'
+        '<progress max="1" value="{progress}" aria-label="Progress"></progress><span class="left">{left}</span>'
+        "<small>{closing}</small></div>",
+        name=status.state,
+        state=state,
+        message=message,
+        progress=f"{status.progress:.3f}",
+        left=left,
+        closing=closing,
+    )
+
+
+def duration(seconds: float) -> str:
+    """Return a time as a person says it: `40 s`, `3 min`, `2 h 10 min`."""
+    if seconds < 90:
+        return f"{max(1, round(seconds / 5) * 5 if seconds > 10 else round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
