@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,13 +16,25 @@ from rift.config import Experiment
 from rift.runs import ENDED, Lab, Run
 
 START_SECONDS = 6.0  # a worker's imports, once
-SHARES = 1.35  # an arm's time is this many times its steps': reading, targets, probes, measuring (median of our runs)
+PASSES = 3  # a training step costs about three forward passes: one forward, two back
 
 
-def seconds(lab: Lab, experiments: Sequence[Experiment], images: int) -> float | None:
-    """Return the time that these runs take on `images` training images, start included, or None where nothing was timed."""
-    each = [_run_seconds(lab, one, images) for one in experiments]
-    return None if None in each else START_SECONDS + sum(filter(None, each))
+class Sizes(NamedTuple):
+    """How many images a comparison has."""
+
+    train: int
+    validation: int
+    total: int
+    natural: int
+
+
+def seconds(lab: Lab, experiments: Sequence[Experiment], sizes: Sizes) -> float | None:
+    """Return the time that these runs take, start and the pretrained model's pass included, or None where nothing was timed."""
+    each = [_run_seconds(one, step_milliseconds(lab, one), sizes) for one in experiments]
+    first = step_milliseconds(lab, experiments[0])
+    if first is None or None in each:
+        return None
+    return START_SECONDS + sum(filter(None, each)) + _forward_seconds(experiments[0], first) * (sizes.total + sizes.natural)
 
 
 def steps(experiment: Experiment, images: int) -> int:
@@ -31,9 +43,18 @@ def steps(experiment: Experiment, images: int) -> int:
     return training.epochs * max(1, -(-images // training.batch_size))
 
 
-def _run_seconds(lab: Lab, experiment: Experiment, images: int) -> float | None:
-    step = step_milliseconds(lab, experiment)
-    return None if step is None else steps(experiment, images) * step / 1000 * SHARES
+def _run_seconds(experiment: Experiment, step: float | None, sizes: Sizes) -> float | None:
+    """Return the time of the steps, of the probe after each epoch, of the targets and of the last look at all images."""
+    if step is None:
+        return None
+    training = experiment.training
+    seen = sizes.total + sizes.natural + training.epochs * sizes.validation
+    seen += training.views * sizes.train if experiment.regularizer.name != "none" else 0
+    return steps(experiment, sizes.train) * step / 1000 + seen * _forward_seconds(experiment, step)
+
+
+def _forward_seconds(experiment: Experiment, step: float) -> float:
+    return step / 1000 / experiment.training.batch_size / PASSES
 
 
 def step_milliseconds(lab: Lab, experiment: Experiment) -> float | None:
@@ -78,7 +99,7 @@ def _probe(batch_size: int) -> float:
 
 
 def seconds_left(
-    lab: Lab, runs: Sequence[Run], states: Sequence[str], events: Sequence[dict[str, Any]], images: int
+    lab: Lab, runs: Sequence[Run], states: Sequence[str], events: Sequence[dict[str, Any]], sizes: Sizes
 ) -> float | None:
     """Return the time until these runs end; the newest step of the one at work says more than `seconds` could."""
     now = next((event["milliseconds"] for event in events if event.get("event") == "step"), None)
@@ -86,11 +107,10 @@ def seconds_left(
     for run, state, event in zip(runs, states, events, strict=True):
         if state in ENDED or state == "evaluating":
             continue
-        if event.get("event") == "step":
-            total += (event["steps"] - event["step"]) * event["milliseconds"] / 1000
-            continue
         step = now or step_milliseconds(lab, run.experiment)
-        if step is None:
+        whole = _run_seconds(run.experiment, step, sizes)
+        if step is None or whole is None:
             return None
-        total += steps(run.experiment, images) * step / 1000 * SHARES
+        done = event.get("step", 0) if event.get("event") == "step" else 0
+        total += whole - done * step / 1000
     return total

@@ -165,14 +165,15 @@ def verdicts(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
         {
             "verdict": d["verdict"],
-            "sentence": _sentence(d),
+            "sentence": sentence(d),
             "place": {key: place(d.get(key)) for key in ("difference", "low", "high")},
         }
         for d in differences
     ]
 
 
-def _sentence(d: Mapping[str, Any]) -> str:
+def sentence(d: Mapping[str, Any]) -> str:
+    """Return one entry of `differences` in words."""
     name = next((name for key, name, _ in METRICS if key == d["metric"]), d["metric"].replace("_", " "))
     difference = statistics.Difference(d["difference"], d["low"], d["high"], d["n"], d["seeds"], d["p_value"])
     smallest = statistics.SMALLEST_NATURAL if "natural" in d["metric"] else statistics.SMALLEST

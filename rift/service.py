@@ -169,7 +169,7 @@ def status(lab: Lab, name: str) -> Status:
         state, message = _ended(queue, states, names)
         return Status(state, progress, None, message, version, states.count("done"))
     jobs.ensure_worker(lab)
-    left = estimate.seconds_left(lab, queue, states, events, _training_images(lab.root, name))
+    left = estimate.seconds_left(lab, queue, states, events, _sizes(lab.root, name))
     now = next((i for i in waiting if states[i] != "queued"), waiting[0])
     name, event, place = names[queue[now].id], events[now], f"run {now + 1} of {len(queue)}"
     if states[now] != "queued":
@@ -264,9 +264,14 @@ def _sets(lab: Lab, order: Order) -> tuple[ImageSet, ImageSet, Split]:
 
 
 @lru_cache(maxsize=256)
-def _training_images(root: Path, name: str) -> int:
+def _sizes(root: Path, name: str) -> estimate.Sizes:
     lab = Lab(root)
-    return len(_sets(lab, order_of(lab, name)[0])[2].train)
+    return sizes(*_sets(lab, order_of(lab, name)[0]))
+
+
+def sizes(medical: ImageSet, natural: ImageSet, parts: Split) -> estimate.Sizes:
+    """Return the numbers of images that an estimate needs."""
+    return estimate.Sizes(len(parts.train), len(parts.validation), len(medical), len(natural))
 
 
 def curves(lab: Lab, name: str) -> dict[str, list[dict[str, Any]]]:

@@ -70,8 +70,10 @@ def test_the_state_follows_the_runs_files(lab, order):
         second = service.status(lab, name)
     assert second.state == "training" and second.message == "Training none, run 1 of 2, step 3 of 6."
     assert second.progress == pytest.approx((0.05 + 0.45) / 2) and second.version != first.version
-    # three steps of 100 ms, then the other arm's six, with what surrounds them
-    assert second.seconds_left == pytest.approx(0.3 + 6 * 0.1 * estimate.SHARES)
+    # six steps of each arm at 100 ms for 8 images, three of them done, and forward passes at a third of a step's cost:
+    # 40 images twice (they are the natural ones too), 8 validation images after each of 2 epochs, 4 views of 24 images for rift
+    passes = [40 + 40 + 2 * 8, 40 + 40 + 2 * 8 + 4 * 24]
+    assert second.seconds_left == pytest.approx((2 * 6 - 3) * 0.1 + sum(passes) * 0.1 / 8 / 3)
     assert none.state == "lost", "no lock and no end: its process is gone"
     assert service.status(lab, name).state == "preparing" and none.state == "queued", "it is taken up again by itself"
     for _ in range(service.MOST_STARTS):
@@ -145,9 +147,12 @@ def test_an_estimate_comes_from_the_labs_own_runs(lab, order):
     (run.path / "result.json").write_text(json.dumps({"numbers": {"step_milliseconds": 123.0}}))
     assert estimate.step_milliseconds(lab, experiment) == 123.0
     assert estimate.steps(experiment, 24) == 6
-    assert estimate.seconds(lab, [experiment] * 2, 24) == pytest.approx(estimate.START_SECONDS + 2 * 6 * 0.123 * estimate.SHARES)
+    sizes = estimate.Sizes(24, 8, 40, 40)
+    passes = 3 * (40 + 40) + 2 * 2 * 8  # the pretrained model's, then each run's, and its probes
+    expected = estimate.START_SECONDS + 2 * 6 * 0.123 + passes * 0.123 / 8 / 3
+    assert estimate.seconds(lab, [experiment] * 2, sizes) == pytest.approx(expected)
     other = experiment.model_copy(update={"backbone": Choice(name="timm", options={"model": "vit_base_patch16_224"})})
-    assert estimate.seconds(lab, [other], 24) is None, "nothing is guessed"
+    assert estimate.seconds(lab, [other], sizes) is None, "nothing is guessed"
 
 
 def test_a_set_is_adopted_once(lab, order, tmp_path):

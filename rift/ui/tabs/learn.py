@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-import gradio as gr
+import json
+from typing import Any
 
+import gradio as gr
+from markupsafe import Markup
+
+from rift import example, report
 from rift.ui.state import App
 from rift.ui.widgets import html, join
 
@@ -57,8 +62,63 @@ anything, counts nobody, and keeps in your browser only which images and which c
 """
 
 
+MEASURED = """
+<div class="rift"><h2>Measured on real sets</h2><p class="about">The embedded model on {n} medical sets that are not part of
+the app, {seeds} seeds, {natural} photos of {photos}; mean ± standard error. Only these numbers are shipped, no picture.</p>
+<div class="scroll"><table class="numbers"><thead><tr><th scope="col">Set</th><th scope="col">Arm</th>{heads}</tr></thead>
+<tbody>{rows}</tbody></table></div>
+<details><summary>All {many} verdicts in words</summary><ul>{verdicts}</ul></details></div>
+"""
+COLUMNS = (
+    ("balanced_accuracy", "Balanced accuracy"),
+    ("cka_debiased", "CKA, medical"),
+    ("cka_natural_debiased", "CKA, natural"),
+    ("natural_accuracy", "Natural accuracy"),
+)
+
+
 def build(app: App) -> None:
-    """Fill the tab with cards; nothing in it depends on a run."""
+    """Fill the tab with cards, and with what was measured on real sets; nothing in it depends on a run."""
     cards = [{"title": title, "text": text} for title, text in CARDS]
     gr.HTML(html('<div class="rift cards">{cards}</div>', cards=join("<section><h3>{title}</h3><p>{text}</p></section>", cards)))
+    gr.HTML(_measured())
     gr.HTML(LIMITS)
+
+
+def _measured() -> Any:
+    """Return the table of numbers that were measured on real sets before this app was shipped."""
+    if not example.MEASURED.exists():
+        return ""
+    sets = json.loads(example.MEASURED.read_text())["sets"]
+    rows = [_row(one, arm, first=i == 0) for one in sets for i, arm in enumerate(one["arms"])]
+    verdicts = [
+        {"text": f"{one['name']}: {report.sentence(found)}"} for one in sets for found in one["differences"] if found["verdict"]
+    ]
+    return html(
+        MEASURED,
+        n=len(sets),
+        seeds=sets[0]["arms"][0]["seeds"],
+        natural=sets[0]["natural"]["images"],
+        photos=sets[0]["natural"]["name"],
+        heads=join('<th scope="col">{name}</th>', [{"name": name} for _, name in COLUMNS]),
+        rows=Markup("").join(rows),
+        many=len(verdicts),
+        verdicts=join("<li>{text}</li>", verdicts),
+    )
+
+
+def _row(one: dict[str, Any], arm: dict[str, Any], first: bool) -> Markup:
+    cells = [
+        {
+            "mean": report.number(arm["mean"][key]),
+            "error": "" if arm["standard_error"][key] is None else f"± {report.number(arm['standard_error'][key])}",
+        }
+        for key, _ in COLUMNS
+    ]
+    return html(
+        '<tr><th scope="row">{name}<small>{n}</small></th><td>{arm}</td>{cells}</tr>',
+        name=one["name"] if first else "",
+        n=f"{one['classes']} classes, {one['counts']['test']} test images" if first else "",
+        arm=arm["name"],
+        cells=join("<td>{mean}<small>{error}</small></td>", cells),
+    )

@@ -123,17 +123,17 @@ def _natural(app: App, memory: dict[str, str]) -> str:
 
 
 def _cost(app: App, asked: Order, home: str) -> Any:
-    images = dataset.load(app.labs[home].data / asked.data)
-    train = len(dataset.split(images, asked.training.split_seed).train)
+    images, natural = dataset.load(app.labs[home].data / asked.data), dataset.load(app.lab.data / asked.natural)
+    sizes = service.sizes(images, natural, dataset.split(images, asked.training.split_seed))
     runs = [one for _, by_seed in service.experiments(asked) for one in by_seed]
-    seconds = estimate.seconds(app.lab, runs, train)
-    steps = sum(estimate.steps(run, train) for run in runs)
+    seconds = estimate.seconds(app.lab, runs, sizes)
+    steps = sum(estimate.steps(run, sizes.train) for run in runs)
     time = (
         "Nobody has timed this backbone here yet; the first steps will tell"
         if seconds is None
         else f"About {duration(seconds)} on this machine"
     )
-    what = f"{len(runs)} run{'s' if len(runs) > 1 else ''} of {images.name}, {steps} steps in all, {train} training images."
+    what = f"{len(runs)} run{'s' if len(runs) > 1 else ''} of {images.name}, {steps} steps in all, {sizes.train} training images."
     return html('<p class="rift cost"><b>{time}.</b> {what}</p>', time=time, what=what)
 
 
