@@ -70,7 +70,7 @@ def write(
             scripts=[Markup(plotly), Markup(boot)],
             hashes=[_sha256(plotly), _sha256(boot)],
             verdicts=verdicts(document),
-            table=table(document),
+            table=table(document, measures),
             sections=list(sections(measures)),
             photos=[{**one, "uri": _data_uri(natural[one["index"]])} for one in photos(measures)] if natural is not None else [],
             files_={kind: files(document["data"].get(kind)) for kind in ("changed", "skipped", "warnings")},
@@ -180,20 +180,35 @@ def sentence(d: Mapping[str, Any]) -> str:
     return statistics.sentence(name, d["arm"], d["baseline"], difference, smallest=smallest)
 
 
-def table(document: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row for each metric: its name, its n and a cell for the pretrained model and each arm."""
+def table(document: Mapping[str, Any], measures: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """One row for each metric: its name, its n and a cell for the pretrained model and each arm.
+
+    A cell has the standard error over seeds; where there is one seed, the interval over images if its diagnostic gives one.
+    """
     test, natural = document["data"]["counts"]["test"], document["natural"]["images"]
     counts = {"test": (test, "test images"), "natural": (natural, "natural images")}
     rows = []
     for metric, name, kind in METRICS:
-        cells: list[dict[str, Any]] = [{"mean": document["pretrained"].get(metric), "error": None, "reason": None}]
+        before = document["pretrained"].get(metric)
+        cells: list[dict[str, Any]] = [{"mean": before, "error": None, "interval": None, "reason": None}]
+        cells[0]["interval"] = _interval(measures, f"pretrained_{metric}") if before is not None else None
         for arm in document["arms"]:
             reasons = (run.get(f"{metric}_reason") for run in arm["runs"])
             mean, error = arm["mean"].get(metric), arm.get("standard_error", {}).get(metric)
             reason = next(filter(None, reasons), "not computed") if mean is None else None
-            cells.append({"mean": mean, "error": error, "reason": reason})
+            interval = (
+                _interval({arm["name"]: measures.get(arm["name"], {})}, metric) if error is None and mean is not None else None
+            )
+            cells.append({"mean": mean, "error": error, "interval": interval, "reason": reason})
         rows.append({"name": name, "n": counts.get(kind), "cells": cells})
     return rows
+
+
+def _interval(measures: Mapping[str, Mapping[str, Mapping[str, Any]]], metric: str) -> tuple[float, float] | None:
+    """Return the first interval of a metric that any diagnostic of any of these arms gives."""
+    results = (result for one in measures.values() for result in one.values())
+    found = ((result.get(f"{metric}_low"), result.get(f"{metric}_high")) for result in results)
+    return next(((low, high) for low, high in found if low is not None and high is not None), None)
 
 
 def sections(measures: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Iterator[dict[str, Any]]:

@@ -51,6 +51,18 @@ def proportion_interval(hits: int, n: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
+def mean_proportion_interval(hits: ArrayLike, totals: ArrayLike) -> tuple[float, float]:
+    """Return the 95 % interval of the mean of independent shares `(k,)`, as balanced accuracy is one of its recalls.
+
+    Zou and Donner 2008 (MOVER): the distances to the Wilson bounds of the shares, added in quadrature.
+    """
+    hits, totals = np.asarray(hits), np.asarray(totals)
+    shares = hits / totals
+    bounds = np.array([proportion_interval(int(hit), int(total)) for hit, total in zip(hits, totals, strict=True)])
+    below, above = (np.linalg.norm(shares - bounds[:, side]) / len(shares) for side in (0, 1))
+    return max(0.0, float(shares.mean() - below)), min(1.0, float(shares.mean() + above))
+
+
 def balanced_weights(labels: ArrayLike) -> np.ndarray:
     """Return weights `(n,)` of mean 1 with which the mean of weight · correct is the balanced accuracy of the classes present."""
     _, which, counts = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)

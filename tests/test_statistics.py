@@ -13,6 +13,7 @@ from rift.statistics import (
     balanced_weights,
     grouped_jackknife,
     mean_and_standard_error,
+    mean_proportion_interval,
     paired_difference,
     paired_statistic_difference,
     proportion_interval,
@@ -224,3 +225,16 @@ def test_mean_and_standard_error_skip_what_is_missing() -> None:
     assert mean_and_standard_error([1.0, None, 3.0]) == pytest.approx((2.0, 1.0))
     assert mean_and_standard_error([0.5, None]) == (0.5, None)
     assert mean_and_standard_error([None]) == (None, None)
+
+
+def test_the_interval_of_a_mean_of_shares_covers_it():
+    draw, totals, truth = np.random.default_rng(0), np.array([8, 15, 40, 8, 20]), np.array([0.95, 0.5, 0.8, 0.3, 0.99])
+    covered = 0
+    for _ in range(250):
+        low, high = mean_proportion_interval(draw.binomial(totals, truth), totals)
+        covered += low <= truth.mean() <= high
+    assert 0.91 <= covered / 250 <= 0.996  # 0.95, and some binomial noise of 250 draws
+
+
+def test_the_interval_of_one_share_is_wilsons():
+    assert mean_proportion_interval([7], [9]) == pytest.approx(proportion_interval(7, 9))

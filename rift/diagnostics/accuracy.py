@@ -19,10 +19,11 @@ from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_s
 
 from rift import figures
 from rift.snapshot import Arrays, Snapshot
-from rift.statistics import proportion_interval
+from rift.statistics import mean_proportion_interval, proportion_interval
 
 Result = dict[str, float | np.ndarray | str | None]
-NUMBERS = ["accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "auroc", "average_precision"]
+NUMBERS = [*(f"{name}{end}" for name in ("accuracy", "balanced_accuracy") for end in ("", "_low", "_high")), "auroc"]
+NUMBERS += ["average_precision"]
 ARRAYS = ["confusion", "recall", "recall_low", "recall_high", "predictions", "labels", "confidence"]
 MOST_CLASSES = 30  # drawn; the numbers cover all
 
@@ -54,12 +55,15 @@ def measure(
     recall = np.divide(hits, totals, out=np.full(k, np.nan), where=present)
     intervals = np.array([_interval(hit, total) for hit, total in zip(hits, totals, strict=True)])
     low, high = proportion_interval(int(hits.sum()), int(totals.sum()))
+    balanced_low, balanced_high = mean_proportion_interval(hits[present], totals[present])
     result |= {
         "n": int(known.sum()),
         "accuracy": float(hits.sum() / totals.sum()),
         "accuracy_low": low,
         "accuracy_high": high,
         "balanced_accuracy": float(recall[present].mean()),
+        "balanced_accuracy_low": balanced_low,
+        "balanced_accuracy_high": balanced_high,
         "confusion": confusion,
         "recall": recall,
         "recall_low": intervals[:, 0],

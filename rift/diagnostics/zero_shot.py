@@ -31,7 +31,8 @@ TITLE = "Zero-shot"
 MOST_WORDS = 12  # shown of one photo
 Result = dict[str, Any]
 BARS = ("natural_accuracy", "natural_accuracy_unrotated")
-NUMBERS = [*(f"{name}{end}" for name in BARS for end in ("", "_low", "_high")), "natural_top5", "natural_agreement"]
+SHARES = (*BARS, "natural_agreement")
+NUMBERS = [*(f"{name}{end}" for name in SHARES for end in ("", "_low", "_high")), "natural_top5"]
 PRETRAINED = [f"pretrained_natural_{name}" for name in ("accuracy", "accuracy_low", "accuracy_high", "top5")]
 UNKNOWN = "no natural image has a label that the natural head knows"
 ARRAYS = [f"{model}{name}" for model in ("", "pretrained_") for name in ("top5", "top5_probability", "margin")]
@@ -63,7 +64,7 @@ def measure(
     result: Result = {"n": int(scored.sum()), "n_unscored": int((~scored).sum()), "scored": scored, "labels": labels}
     result |= {"ids": natural.ids, "natural_classes": np.array(after.natural_classes, dtype=np.str_)}
     result |= now | {f"pretrained_{name}": value for name, value in was.items()}
-    result["natural_agreement"] = float(np.mean(was["top5"][:, 0] == now["top5"][:, 0]))
+    result |= _score("natural_agreement", was["top5"][:, 0] == now["top5"][:, 0])
     for prefix, one in (("", now), ("pretrained_", was)):
         result |= _score(f"{prefix}natural_accuracy", one["top5"][scored, 0] == labels[scored])
         result |= _top5(f"{prefix}natural_top5", (one["top5"][scored] == labels[scored, None]).any(1), len(known))

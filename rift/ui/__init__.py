@@ -34,7 +34,7 @@ def build(lab: Lab, device: str = "auto") -> tuple[gr.Blocks, Files]:
         memory = gr.BrowserState(dict(REMEMBERED), storage_key="rift-lab", secret="rift-lab-1")
         gr.HTML(HEADER)
         bar = gr.Row(elem_id="status-row")
-        with gr.Tabs(selected="data", elem_id="tabs") as bar_of_tabs:
+        with gr.Tabs(selected="data", elem_id="tabs", overflow_behavior="wrap") as bar_of_tabs:
             app = App(labs, files, device, blocks, memory, bar_of_tabs)
             for name, module in pages():
                 with gr.Tab(module.TITLE, id=name, elem_id=f"tab-{name}", render_children=True):

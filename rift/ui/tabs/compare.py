@@ -21,7 +21,7 @@ def build(app: App) -> None:
     """Fill the tab; a diagnostic becomes a sub-tab by being in the menu, and asks for a photo where it has `look`."""
     heading = gr.HTML(elem_id="compare-heading")
     app.show.append(([heading], lambda here: [_heading(app, here)]))
-    with gr.Tabs():
+    with gr.Tabs(overflow_behavior="wrap"):
         with gr.Tab("Verdict"):
             verdicts = gr.HTML(elem_id="verdicts")
             table = gr.HTML(elem_id="arms")
@@ -65,12 +65,12 @@ def _numbers(here: Shown) -> list[Any]:
     spread = (
         f"mean ± standard error over {seeds} seeds"
         if seeds > 1
-        else "one seed, so chance of the training itself is not in any interval"
+        else "below a share, its 95 % interval over images; one seed, so the chance of training itself is in no interval"
     )
     table = html(
         '<div class="rift"><h3>Numbers</h3><p class="about">Last epoch of every arm; {spread}.</p>{part}</div>',
         spread=spread,
-        part=report.part("arms", document, report.table(document)),
+        part=report.part("arms", document, report.table(document, service.measures(here.lab, here.id))),
     )
     return [verdicts if found else nothing, table]
 
