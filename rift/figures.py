@@ -76,6 +76,13 @@ def text(name: object, longest: int = 24) -> str:
     return html.escape(plain, quote=False)
 
 
+def texts(names: Sequence[object], longest: int = 24) -> list[str]:
+    """Return names as `text` does, shortened less where two different ones would look alike."""
+    found = [text(name, longest) for name in names]
+    alike = len(set(found)) < len({str(name) for name in names})
+    return texts(names, longest + 8) if alike and longest < 64 else found
+
+
 def faded(hexadecimal: str, alpha: float) -> str:
     """Return a hexadecimal color as rgba with the given opacity in [0, 1]."""
     red, green, blue = (int(hexadecimal[i : i + 2], 16) for i in (1, 3, 5))

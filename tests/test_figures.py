@@ -59,3 +59,13 @@ def test_numbers_that_are_missing_become_nan():
     assert np.isnan(figures.numbers([1, None])).tolist() == [False, True]
     assert figures.numbers(None).shape == (0,)
     assert figures.faded("#ff0080", 0.5) == "rgba(255,0,128,0.5)"
+
+
+def test_names_that_differ_look_different():
+    names = ["white_cell_round_nucleus", "white_cell_segmented_nucleus", "short"]
+    shown = figures.texts(names, 16)
+    assert len(set(shown)) == 3 and shown[2] == "short" and max(map(len, shown)) <= 32
+    assert figures.texts(["a" * 40, "b" * 40], 16) == [figures.text("a" * 40, 16), figures.text("b" * 40, 16)]
+    assert len(figures.texts(["a" * 100 + "x" + "a" * 100, "a" * 100 + "y" + "a" * 100], 16)) == 2, (
+        "it ends even where nothing helps"
+    )

@@ -124,7 +124,7 @@ def figure(results: Mapping[str, dict]) -> go.Figure:
     totals = np.asarray(next(iter(arms.values()))["confusion"]).sum(1)
     shown = np.sort(np.argsort(-totals, kind="stable")[:MOST_CLASSES])
     classes = next(iter(arms.values()))["classes"]
-    names = [figures.text(classes[i], 16) for i in shown]
+    names = figures.texts([classes[i] for i in shown], 16)
     plot = make_subplots(
         rows=2,
         cols=len(arms),

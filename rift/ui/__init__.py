@@ -74,7 +74,7 @@ def serve(root: Path, host: str, port: int, device: str = "auto", block: bool = 
             blocked_paths=[str(lab.root.resolve())],
             theme=_theme(),
             head=f"<style>{(ASSETS / 'app.css').read_text()}</style>",
-            app_kwargs={"routes": files.routes(), "docs_url": None, "redoc_url": None},
+            app_kwargs={"routes": files.routes(), "docs_url": None, "redoc_url": None, "openapi_url": None},
         )
     except OSError as error:
         raise SettingError("setting.range", f"The port {port} of {host} cannot be used: {error}") from None
@@ -94,4 +94,10 @@ def _theme() -> gr.themes.Base:
     """Return a calm theme of names that every system has: nothing is fetched from a font server."""
     fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif"]
     mono = ["ui-monospace", "SF Mono", "Menlo", "Consolas", "monospace"]
-    return gr.themes.Base(primary_hue="blue", neutral_hue="slate", radius_size="md", font=fonts, font_mono=mono)
+    theme = gr.themes.Base(primary_hue="blue", neutral_hue="slate", radius_size="md", font=fonts, font_mono=mono)
+    return theme.set(  # Gradio's own light shades are below the contrast of 4.5 that text needs
+        color_accent="*primary_600",
+        body_text_color_subdued="*neutral_500",
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+    )

@@ -38,31 +38,33 @@ class Files:
 
     def picture(self, lab: str, data: str, index: int, size: int = 96) -> str:
         """Return the address of one image of a set, cut to a square of `size` px."""
-        return "rift/picture/" + self._sign.dumps([lab, data, int(index), size])
+        return "rift/picture/" + self._sign.dumps([lab, data, int(index), size], "picture")
 
     def photo(self, lab: str, key: str) -> str:
         """Return the address of a photo that was kept by `ask.keep_photo`."""
-        return "rift/photo/" + self._sign.dumps([lab, key])
+        return "rift/photo/" + self._sign.dumps([lab, key], "photo")
 
     def document(self, lab: str, comparison: str, name: str) -> str:
         """Return the address of a comparison's `report.html` or `comparison.json`."""
-        return f"rift/document/{self._sign.dumps([lab, comparison, name])}/{name}"
+        return f"rift/document/{self._sign.dumps([lab, comparison, name], 'document')}/{name}"
 
     def routes(self) -> list[Route]:
         """Return the routes that answer these addresses."""
         return [
-            Route("/rift/picture/{token}", self._guarded(self._picture)),
-            Route("/rift/photo/{token}", self._guarded(self._photo)),
-            Route("/rift/document/{token}/{name}", self._guarded(self._document)),
+            Route("/rift/picture/{token}", self._guarded("picture", self._picture)),
+            Route("/rift/photo/{token}", self._guarded("photo", self._photo)),
+            Route("/rift/document/{token}/{name}", self._guarded("document", self._document)),
         ]
 
-    def _guarded(self, answer: Callable[[Any], Response]) -> Callable[[Request], Response]:
+    def _guarded(self, kind: str, answer: Callable[[Any], Response]) -> Callable[[Request], Response]:
+        """Return the endpoint of one kind; its tokens are salted with the kind, so they open nothing of another."""
+
         def endpoint(request: Request) -> Response:
             try:
-                return answer(self._sign.loads(request.path_params["token"]))
+                return answer(self._sign.loads(request.path_params["token"], kind))
             except BadSignature:
                 return Response("There is nothing under this address.", 404, HEADERS, "text/plain")
-            except (UserError, IndexError, OSError):
+            except (UserError, LookupError, OSError):
                 return Response("It is no longer there.", 410, HEADERS, "text/plain")
 
         return endpoint

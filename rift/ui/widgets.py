@@ -43,7 +43,8 @@ def told(handler: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return handler(*values, **more)
         except UserError as error:
-            raise gr.Error(html("{what}", what=error.sentence), title=error.code, print_exception=False) from None
+            said = html("{what} <code>{code}</code>", what=error.sentence, code=error.code)  # Gradio drops a title of ours
+            raise gr.Error(said, print_exception=False) from None
 
     return wrapped
 

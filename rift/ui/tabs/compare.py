@@ -87,7 +87,8 @@ def _diagnostic(app: App, name: str, module: Any) -> None:
         if section is None:
             return [html('<p class="rift about">Not measured on these runs.</p>'), figures.empty("not measured"), ""]
         words = html('<p class="rift says">{text}</p>', text=section["sentence"])
-        return [words, section["figure"], html(MARK, part=report.part("data", section))]
+        plot = gr.Plot(section["figure"], elem_classes=["wide"] if section["min_width"] else [])
+        return [words, plot, html(MARK, part=report.part("data", section))]
 
     app.show.append(([sentence, plot, data], render))
     if hasattr(module, "look"):
