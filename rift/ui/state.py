@@ -13,7 +13,7 @@ from rift.errors import UserError
 from rift.runs import Lab
 from rift.service import Status
 from rift.ui.files import Files
-from rift.ui.widgets import PRIVATE, html, told
+from rift.ui.widgets import PRIVATE, html, problem, told
 
 REMEMBERED = {"comparison": "", "data": "", "source": "", "natural": "", "natural_source": ""}
 POLL_SECONDS = 1.0
@@ -99,20 +99,22 @@ def connect(app: App) -> None:
     resume = gr.Button("Go on", variant="primary", size="sm", visible=False, scale=0, min_width=96, elem_id="resume")
     moved = [timer, seen, ready, bar, stop, resume, *app.outputs(app.follow)]
 
+    def only(*first: Any) -> list[Any]:
+        """Return values for the first of `moved` and leave the others as they are."""
+        return [*first, *[gr.skip()] * (len(moved) - len(first))]
+
     def look(memory: dict[str, str], seen: str, ready: str) -> list[Any]:
         """Return what changed since `seen`; nothing at all where nothing did."""
         here = app.shown(memory)
         if here is None:
-            return [gr.skip()] * 3 + [html(IDLE), gr.skip(), gr.skip()] + [gr.skip()] * (len(moved) - 6)
+            return only(gr.Timer(active=False), "", ready, html(IDLE))
         try:
             status = service.status(here.lab, here.id)
         except UserError as error:
-            return [gr.Timer(active=False), "", ready, html('<div class="rift status">{what}</div>', what=str(error))] + [
-                gr.skip()
-            ] * (len(moved) - 4)
+            return only(gr.Timer(active=False), "", ready, problem(error))
         mark = f"{here.key} {status.version}"
         if mark == seen:
-            return [gr.skip()] * len(moved)
+            return only()
         if not status.active and status.done:
             ready = f"{here.key} {status.done}"
         values = [value for _, render in app.follow for value in render(here)]

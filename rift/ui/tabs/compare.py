@@ -83,7 +83,8 @@ def _diagnostic(app: App, name: str, module: Any) -> None:
         data = gr.HTML()
 
     def render(here: Shown) -> list[Any]:
-        section = next((one for one in report.sections(service.measures(here.lab, here.id)) if one["name"] == name), None)
+        measured = service.measures(here.lab, here.id).items()  # of this diagnostic alone: a figure is drawn once
+        section = next(report.sections({arm: {name: one[name]} for arm, one in measured if name in one}), None)
         if section is None:
             return [html('<p class="rift about">Not measured on these runs.</p>'), figures.empty("not measured"), ""]
         words = html('<p class="rift says">{text}</p>', text=section["sentence"])

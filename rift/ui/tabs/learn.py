@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
@@ -9,6 +10,7 @@ import gradio as gr
 from markupsafe import Markup
 
 from rift import example, report
+from rift.backbones import embedded
 from rift.ui.state import App
 from rift.ui.widgets import html, join
 
@@ -63,7 +65,7 @@ anything, counts nobody, and keeps in your browser only which images and which c
 
 
 MEASURED = """
-<div class="rift"><h2>Measured on real sets</h2><p class="about">The embedded model on {n} medical sets that are not part of
+<div class="rift"><h2>Measured on real sets</h2><p class="about">{model} on {n} medical sets that are not part of
 the app, {seeds} seeds, {natural} photos of {photos}; mean ± standard error. Only these numbers are shipped, no picture.</p>
 <div class="scroll"><table class="numbers"><thead><tr><th scope="col">Set</th><th scope="col">Arm</th>{heads}</tr></thead>
 <tbody>{rows}</tbody></table></div>
@@ -90,12 +92,16 @@ def _measured() -> Any:
     if not example.MEASURED.exists():
         return ""
     sets = json.loads(example.MEASURED.read_text())["sets"]
+    now = hashlib.sha256(embedded.PATH.read_bytes()).hexdigest()
     rows = [_row(one, arm, first=i == 0) for one in sets for i, arm in enumerate(one["arms"])]
     verdicts = [
         {"text": f"{one['name']}: {report.sentence(found)}"} for one in sets for found in one["differences"] if found["verdict"]
     ]
     return html(
         MEASURED,
+        model=(
+            "The embedded model" if all(one["weights"] == now for one in sets) else "An earlier version of the embedded model"
+        ),
         n=len(sets),
         seeds=sets[0]["arms"][0]["seeds"],
         natural=sets[0]["natural"]["images"],

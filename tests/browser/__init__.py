@@ -1,0 +1,1 @@
+"""Tests of the web app in a real browser: Playwright drives the system's Chromium against `python app.py`."""

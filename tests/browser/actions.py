@@ -1,0 +1,88 @@
+"""What a person does on the page, in the words of the tests."""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from playwright.sync_api import Locator, Page, expect
+
+from rift import images
+
+TABS = ("Data", "Train", "Watch", "Compare", "Learn")
+
+
+def kinds(seed: int, each: int = 8, names: tuple[str, ...] = ("dark", "light"), prefix: str = "") -> dict[str, bytes]:
+    """Return small images of kinds that differ in brightness, another set for each seed."""
+    draw = np.random.default_rng(seed)
+    files = {}
+    for place, name in enumerate(names):
+        for number in range(each):
+            low = 40 + 120 * place // max(1, len(names) - 1)
+            pixels = draw.integers(low, low + 60, (24, 24, 3), np.uint8)
+            files[f"{name}/{prefix}{number}.png"] = images.encode(pixels)
+    return files
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return out.getvalue()
+
+
+def tab(page: Page, name: str) -> None:
+    page.locator("#tabs").get_by_role("tab", name=name).first.click()
+
+
+def drop(page: Page, where: str, name: str, data: bytes | Path) -> None:
+    """Give a file to an upload field."""
+    content = data.read_bytes() if isinstance(data, Path) else data
+    file = {"name": name, "mimeType": "application/octet-stream", "buffer": content}
+    page.locator(f"#{where} input[type=file]").set_input_files(file)
+
+
+def upload(page: Page, name: str, data: bytes | Path) -> None:
+    """Upload a zip on the Data tab and wait until its summary is there."""
+    drop(page, "upload", name, data)
+    expect(page.locator("#data-summary h2")).to_have_text(name.removesuffix(".zip"))
+
+
+def settings(page: Page, **values: object) -> None:
+    """Fill settings of the Train tab by their labels."""
+    tab(page, "Train")
+    opened = page.get_by_label("Epochs", exact=True)
+    if not opened.is_visible():
+        page.get_by_role("button", name="All training settings").click()
+    for label, value in values.items():
+        field(page, label.replace("_", " ").capitalize()).fill(str(value))
+
+
+def field(page: Page, label: str) -> Locator:
+    return page.get_by_label(label, exact=True)
+
+
+def start(page: Page) -> None:
+    """Press Start and wait until the page has moved on to Watch."""
+    page.locator("#start").click()
+    expect(page.get_by_role("tab", name="3 Watch")).to_have_attribute("aria-selected", "true")
+
+
+def state(page: Page, word: str | re.Pattern) -> None:
+    """Wait for the word of the status bar."""
+    expect(page.locator("#status .state")).to_have_text(word)
+
+
+def message(page: Page, text: str | re.Pattern) -> None:
+    """Wait for the sentence of the status bar."""
+    expect(page.locator("#status .message")).to_contain_text(text)
+
+
+def reload(page: Page) -> None:
+    """Reload a page; what Gradio says when it is left with a poll in flight is no fault of the page that comes."""
+    page.watch.expect("AbortError: signal is aborted", "Unexpected error Connection errored out")
+    page.reload()

@@ -1,0 +1,46 @@
+"""The page as a stranger finds it: full at once, without an upload, a download or a training."""
+
+from __future__ import annotations
+
+import pytest
+from playwright.sync_api import expect
+
+from rift import catalog
+from tests.browser.actions import state, tab
+
+pytestmark = pytest.mark.browser
+LOADED = "images => images.every(one => one.complete && one.naturalWidth > 0)"
+
+
+def all_loaded(page, selector: str) -> int:
+    """Wait until every picture is there, scrolled to so that a lazy one is fetched, and return how many."""
+    for one in page.locator(selector).all():
+        one.scroll_into_view_if_needed()
+    page.wait_for_function(f"""selector => ({LOADED})([...document.querySelectorAll(selector)])""", arg=selector)
+    return page.locator(selector).count()
+
+
+def test_the_example_fills_every_tab_with_nothing_uploaded(page, server):
+    state(page, "Example")
+    assert all_loaded(page, "#data-summary img") == 30, "six of each of the five kinds"
+    expect(page.locator("#data-summary")).to_contain_text("not pictures of patients")
+
+    tab(page, "Train")
+    expect(page.locator("#cost")).to_contain_text("2 runs of phantoms-blood-smear")
+    tab(page, "Watch")
+    for key in ("task_loss", "penalty", "validation_accuracy", "cka_debiased"):
+        expect(page.locator(f"#curve-{key} .js-plotly-plot .trace.scatter")).to_have_count(2)
+    tab(page, "Compare")
+    expect(page.locator("#verdicts li")).to_have_count(5)
+    expect(page.locator("#verdicts")).to_contain_text("n = 40 images")
+    expect(page.locator("#arms tbody tr").first).to_contain_text("Accuracy")
+    for name in catalog.names("diagnostics"):
+        title = getattr(catalog.module("diagnostics", name), "TITLE", name.replace("_", " ").capitalize())
+        tab(page, title)
+        expect(page.locator(f"#figure-{name} .js-plotly-plot .main-svg").first).to_be_visible()
+    tab(page, "Photos")
+    expect(page.locator("#photos article")).to_have_count(11)
+    assert all_loaded(page, "#photos img") == 11
+    tab(page, "Learn")
+    expect(page.get_by_role("heading", name="Is a difference real?")).to_be_visible()
+    assert server.lab.runs() == [], "nothing was trained for it"

@@ -1,0 +1,102 @@
+"""What goes wrong is said in words on the page and loses nothing; what a user typed stays text."""
+
+from __future__ import annotations
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser.actions import drop, field, kinds, settings, start, state, tab, upload, zipped
+
+pytestmark = pytest.mark.browser
+HOSTILE = "<img src=x onerror=alert(1)>"
+FORMULA = "{{7*7}} ${7*7}"
+
+
+def test_a_bad_zip_is_told_with_its_code_and_loses_nothing(page):
+    upload(page, "good.zip", zipped(kinds(30)))
+    alert = page.locator("#data-problem [role=alert]")
+    one = {name: data for name, data in kinds(30).items() if name.startswith("dark")}
+    for name, data, code, words in (
+        ("garbage.zip", b"PK\3\4 but nothing of a zip follows", "data.archive", "zip"),
+        ("single.zip", zipped(one), "data.one_class", "dark"),
+    ):
+        drop(page, "upload", name, data)
+        expect(alert.locator("code")).to_have_text(code)
+        expect(alert).to_contain_text(words)
+        expect(page.locator("#data-summary h2")).to_have_text("good")
+    upload(page, "better.zip", zipped(kinds(31)))
+    expect(alert).to_have_count(0)
+
+
+def test_names_from_outside_stay_text(page, server):
+    names = (HOSTILE, FORMULA)
+    upload(page, "hostile.zip", zipped(kinds(32, names=names, prefix=FORMULA)))
+    rows = page.locator("#data-summary tbody th")
+    expect(rows).to_have_count(2)
+    shown = "".join(rows.all_inner_texts())
+    assert HOSTILE in shown and FORMULA in shown
+    assert page.locator("#data-summary img[onerror]").count() == 0
+    assert FORMULA in page.locator("#data-summary img").last.get_attribute("title")
+    settings(page, epochs=1, batch_size=4)
+    page.get_by_label("Train both arms").uncheck()
+    start(page)
+    expect(page.locator("#status .state")).to_have_text("Finished", timeout=120_000)
+    tab(page, "Compare")
+    expect(page.locator("#compare-heading h2")).to_contain_text("hostile")
+    for name in ("Accuracy", "Drift", "PCA", "Zero-shot"):
+        tab(page, name)
+        page.locator(".js-plotly-plot .main-svg:visible").first.wait_for()
+    tab(page, "Accuracy")
+    expect(page.locator("#figure-accuracy")).to_contain_text("<img sr…lert(1)>")
+    assert page.locator("img[onerror]").count() == 0 and page.get_by_text("49 49").count() == 0
+    words = page.locator("#words-zero_shot textarea, #words-zero_shot input")
+    tab(page, "Zero-shot")
+    words.fill(f"cat, dog, {HOSTILE}")
+    page.locator("#ask-zero_shot").click()
+    expect(page.locator(".toast-body").last).to_contain_text("Drop a photo first")
+
+
+def test_a_wrong_setting_is_told_before_and_at_start(page, server):
+    settings(page)
+    cost, strength, epochs = page.locator("#cost"), page.locator("#strength input"), field(page, "Epochs")
+    for place, wrong, right, words in (
+        (strength, "-1", "1", "Give a strength between 0 and 1000000"),
+        (epochs, "0", "3", "epochs = 0 is not allowed"),
+    ):
+        place.fill(wrong)
+        expect(cost.locator(".problem")).to_contain_text(words)
+        page.locator("#start").click()
+        toast = page.locator(".toast-body").last
+        expect(toast).to_contain_text(words)
+        expect(toast).to_contain_text("setting.range")
+        toast.get_by_label("Close").click()
+        expect(page.locator(".toast-body")).to_have_count(0)
+        place.fill(right)
+        expect(cost.locator(".problem")).to_have_count(0)
+    assert not [run for run in server.lab.runs() if run.experiment.strength < 0]
+    state(page, "Example")
+
+
+def test_cost_and_command_follow_every_setting(page):
+    settings(page)
+    page.get_by_role("button", name="The same on the command line").click()
+    cost, command = page.locator("#cost"), page.locator("#command .cm-content")
+    expect(cost).to_contain_text("2 runs of phantoms-blood-smear, 80 steps in all, 120 training images")
+    expect(command).to_contain_text("rift compare sample:phantoms --out result")
+    tab(page, "Train")
+    page.get_by_label("Quick").check()
+    expect(cost).to_contain_text("24 steps in all")
+    expect(command).to_contain_text("--set epochs=3")
+    field(page, "Batch size").fill("10")
+    expect(cost).to_contain_text("72 steps in all")
+    expect(command).to_contain_text("--set batch_size=10")
+    page.locator("#strength input").fill("0.25")
+    expect(command).to_contain_text("--strength 0.25")
+    page.get_by_label("Train both arms").uncheck()
+    expect(cost).to_contain_text("1 run of")
+    field(page, "Seeds").fill("3")
+    expect(cost).to_contain_text("3 runs of")
+    expect(command).to_contain_text("--seeds 3")
+    field(page, "Finetuning method").click()
+    page.get_by_role("option", name="linear").click()
+    expect(command).to_contain_text("--method linear")

@@ -1,0 +1,225 @@
+"""The web app without a browser: text becomes harmless, controls read back, addresses are signed, every tab is built."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+from collections.abc import Iterator
+
+import gradio as gr
+import numpy as np
+import pytest
+from itsdangerous import BadSignature
+from markupsafe import Markup
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+from rift import api, catalog, cli, images, service, ui
+from rift.config import Choice, Training
+from rift.dataset import store
+from rift.errors import DataError, SettingError
+from rift.review import Entry
+from rift.runs import Lab
+from rift.service import Order
+from rift.ui import widgets
+from rift.ui.files import Files
+from rift.ui.state import duration
+from rift.ui.tabs import train
+
+HOSTILE = "<img src=x onerror=alert(1)>"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def event_loops() -> Iterator[None]:
+    """Gradio makes two event loops for each page and forgets them; here they are closed, since a leak is an error."""
+    made, make = [], asyncio.new_event_loop
+
+    def remembered() -> asyncio.AbstractEventLoop:
+        made.append(make())
+        return made[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asyncio, "new_event_loop", remembered)
+        yield
+    asyncio.set_event_loop(None)
+    for one in made:
+        one.close()
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory) -> Lab:
+    return Lab(tmp_path_factory.mktemp("ui") / "lab")
+
+
+@pytest.fixture(scope="module")
+def page(lab):
+    return ui.build(lab)
+
+
+def test_a_value_is_escaped_and_markup_is_not():
+    assert widgets.html("<p>{a}{b}</p>", a=HOSTILE, b=Markup("<b>x</b>")) == ("<p>&lt;img src=x onerror=alert(1)&gt;<b>x</b></p>")
+    assert widgets.join("<i>{a}</i>", [{"a": "&"}, {"a": '"{b}'}]) == "<i>&amp;</i><i>&#34;{b}</i>"
+    shown = widgets.problem(DataError("data.label", f"No {HOSTILE}."))
+    assert "<img" not in shown and "<code>data.label</code>" in shown and 'role="alert"' in shown
+
+
+def test_an_error_becomes_a_message_that_keeps_its_code():
+    def handler(text: str) -> None:
+        raise SettingError("setting.range", f"{text} is not allowed")
+
+    with pytest.raises(gr.Error) as caught:
+        widgets.told(handler)(HOSTILE)
+    assert "&lt;img src=x" in caught.value.message and "<img" not in caught.value.message
+    assert "setting.range" in caught.value.message
+    assert widgets.told(len)("abc") == 3
+    with pytest.raises(ZeroDivisionError):
+        widgets.told(lambda: 1 / 0)()
+
+
+@pytest.mark.parametrize("menu", sorted(set(catalog.DOORS) - {"tasks", "diagnostics"}))
+def test_a_menu_reads_back_the_default_of_each_choice(menu):
+    for name in catalog.names(menu):
+        with gr.Blocks():
+            one = widgets.Menu(menu, name, menu)
+        values = [component.value for component in one.inputs]
+        assert values[0] == name and len(values) == 1 + sum(
+            len(catalog.settings(menu, each).model_fields) for each in catalog.names(menu)
+        )
+        if any(field.is_required() for field in catalog.settings(menu, name).model_fields.values()):
+            with pytest.raises(SettingError, match="required"):
+                one.read(values)
+        else:
+            assert one.read(values) == catalog.check(menu, Choice(name=name))
+
+
+def test_a_form_reads_back_its_defaults_and_leaves_out_what_is_empty():
+    with gr.Blocks():
+        form = widgets.Form(Training)
+    values = [component.value for component in form.inputs]
+    assert api.settings_of(form.read(values)) == Training()
+    assert api.settings_of(form.read([None] * len(values))) == Training()
+    assert api.settings_of(form.read(form.show({"epochs": 3}))) == Training(epochs=3)
+    with pytest.raises(SettingError, match="epochs = 0 is not allowed"):
+        api.settings_of(form.read(form.show({"epochs": 0})))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.2, "1 s"), (8.4, "8 s"), (12, "10 s"), (44, "45 s"), (89, "90 s"), (90, "2 min"), (3600, "60 min"), (7800, "2 h 10 min")],
+)
+def test_a_duration_is_said_as_a_person_says_it(seconds, words):
+    assert duration(seconds) == words
+
+
+def test_every_tab_is_there_in_order_with_a_figure_for_each_diagnostic(page):
+    blocks, _ = page
+    titles = [module.TITLE for _, module in ui.pages()]
+    assert titles == ["1 Data", "2 Train", "3 Watch", "4 Compare", "5 Learn"]
+    assert [module.ORDER for _, module in ui.pages()] == sorted(module.ORDER for _, module in ui.pages())
+    marks = {block.elem_id for block in blocks.blocks.values() if getattr(block, "elem_id", None)}
+    assert {f"tab-{name}" for name, _ in ui.pages()} <= marks
+    for name in catalog.names("diagnostics"):
+        assert {f"tab-{name}", f"figure-{name}"} <= marks
+        asks = hasattr(catalog.module("diagnostics", name), "look")
+        assert ({f"ask-{name}", f"photo-{name}"} <= marks) == asks
+    for dependency in blocks.config["dependencies"]:
+        assert dependency["api_visibility"] == "private", dependency["targets"]
+
+
+def test_an_empty_lab_gets_a_page_too(lab, monkeypatch):
+    monkeypatch.setattr(ui.example, "place", lambda root: None)
+    blocks, files = ui.build(lab)
+    assert list(files.labs) == ["lab"] and blocks.blocks
+
+
+@pytest.fixture(scope="module")
+def served(lab):
+    """Addresses of a lab with one set, and a client that asks for them."""
+    draw = np.random.default_rng(0)
+    entries = [Entry(f"{name}/{i}.png", name, draw.integers(0, 255, (9, 16, 3), np.uint8)) for name in "ab" for i in range(4)]
+    data = store(entries, lab.data, name="two").digest
+    files = Files({"lab": lab}, lab)
+    with TestClient(Starlette(routes=files.routes())) as client:
+        yield files, data, client
+
+
+def test_a_picture_comes_back_under_its_token(served):
+    files, data, client = served
+    answer = client.get(files.picture("lab", data, np.int64(3), 24))
+    assert answer.status_code == 200 and answer.headers["content-type"] == "image/jpeg"
+    assert images.read(answer.content).pixels.shape == (24, 24, 3)
+    assert answer.headers["x-content-type-options"] == "nosniff" and "private" in answer.headers["cache-control"]
+    huge = client.get(files.picture("lab", data, 0, 100_000))
+    assert images.read(huge.content).pixels.shape == (512, 512, 3), "nobody asks for more than is shown"
+
+
+def test_a_token_that_was_not_given_out_opens_nothing(served, lab, tmp_path):
+    files, data, client = served
+    address = files.picture("lab", data, 0)
+    head, _, signature = address.rpartition(".")
+    for forged in (f"{head}.{signature[::-1]}", f"{head}x.{signature}", head, "rift/picture/", "rift/picture/..%2fsecret"):
+        assert client.get(forged).status_code == 404, forged
+    foreign = Files({"lab": lab}, Lab(tmp_path / "other")).picture("lab", data, 0)
+    assert client.get(foreign).status_code == 404, "another lab has another secret"
+    assert client.get(address.replace("picture", "photo")).status_code == 404, "of another kind"
+    assert Files({"lab": lab}, lab).picture("lab", data, 0) == address, "a restart keeps the addresses"
+    with pytest.raises(BadSignature):
+        files._sign.loads(address.rpartition("/")[2])
+
+
+def test_what_is_gone_is_told_as_gone(served):
+    files, data, client = served
+    for address in (
+        files.picture("lab", data, 99),
+        files.picture("lab", "0" * 64, 0),
+        files.picture("example", data, 0),
+        files.photo("lab", "0" * 32),
+        files.document("lab", "0" * 16, "report.html"),
+    ):
+        answer = client.get(address)
+        assert answer.status_code == 410 and str(files.labs["lab"].root) not in answer.text
+
+
+def test_the_secret_is_readable_by_its_owner_only(served, lab):
+    assert (lab.root / "secret").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        {},
+        {"training": Training(epochs=3, learning_rate=1e-5, augment="none", split_seed=7), "strengths": (0.25,)},
+        {"regularizers": (Choice(name="rift", options={"statistics": "running"}),), "seeds": 3},
+        {"methods": (Choice(name="linear"),), "backbone": Choice(name="embedded", options={"init": "random"})},
+    ],
+)
+def test_the_command_asks_for_the_same_experiments(order, monkeypatch):
+    menus = {"regularizers": "regularizers", "methods": "methods"}
+    checked = {
+        key: tuple(catalog.check(menus[key], one) for one in value) if key in menus else value for key, value in order.items()
+    }
+    asked = Order(data="d", natural="n", **{"regularizers": (catalog.check("regularizers", Choice(name="rift")),), **checked})
+    asked = asked.model_copy(update={"backbone": catalog.check("backbones", asked.backbone)})
+    words = shlex.split(train._command(asked, "my images.zip", {"natural_source": "my photos.zip"}))
+    assert words[:4] == ["python", "-m", "rift", "compare"]
+
+    caught = {}
+    monkeypatch.setattr(
+        api, "compare", lambda data, out, **given: caught.update(given, data=data) or {"arms": [], "differences": []}
+    )
+    monkeypatch.setattr(cli, "_print", lambda *given: None)
+    cli.app(words[3:], standalone_mode=False)
+    assert caught["data"] == "my images.zip" and caught["natural"] == "my photos.zip"
+    again = Order(
+        data="d",
+        natural="n",
+        backbone=catalog.check("backbones", catalog.parse(caught["backbone"])),
+        methods=tuple(map(catalog.parse, caught["methods"])),
+        regularizers=tuple(map(catalog.parse, caught["regularizers"])),
+        strengths=tuple(caught["strengths"]),
+        training=api.settings_of(caught["training"]),
+        seeds=caught["seeds"],
+    )
+    assert [(arm.name, [run.id for run in runs]) for arm, runs in service.experiments(again)] == [
+        (arm.name, [run.id for run in runs]) for arm, runs in service.experiments(asked)
+    ]
