@@ -174,7 +174,8 @@ def status(lab: Lab, name: str) -> Status:
     name, event, place = names[queue[now].id], events[now], f"run {now + 1} of {len(queue)}"
     if states[now] != "queued":
         what = {"preparing": "Preparing", "training": "Training", "evaluating": "Measuring"}[states[now]]
-        step = f", step {event['step']} of {event['steps']}" if event.get("event") == "step" else ""
+        kind = event.get("event", "")
+        step = f", {kind} {event[kind]} of {event[kind + 's']}" if kind in ("step", "epoch") else ""
         return Status(states[now], progress, left, f"{what} {name}, {place}{step}.", version)
     ahead = _ahead(lab, names)
     if ahead and not any(state in ENDED for state in states):
