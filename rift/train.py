@@ -172,7 +172,8 @@ def _step(
     classifier.train()
     state.regularizer.train()
     images, labels = views.images(ids, view), views.labels[torch.as_tensor(ids, device=device)]
-    targets = views.embeddings[view, ids] if state.regularizer.needs_targets else None
+    blocks = getattr(state.regularizer, "blocks", ())  # those whose activations it holds besides the embeddings
+    targets = views.targets(blocks)[view, ids] if state.regularizer.needs_targets else None
     began = _now(device)
     with autocast(device, training.precision):
         if frozen:  # a frozen backbone computes what the pretrained one did, and that is cached

@@ -35,7 +35,7 @@ class Views:
         self.pretrained: Backbone | None = None
         self.cache: Path | None = None
         self.seconds, self.from_cache = 0.0, False  # what the pretrained model's pass costs, and whether this run was spared it
-        self._embeddings: Tensor | None = None
+        self._targets: dict[tuple[int, ...], Tensor] = {}  # by the blocks whose activations follow the embeddings
         if self.kind != "none":
             generator = torch.Generator().manual_seed(seed)
             self.draws = torch.rand(self.views, len(pixels), 7, generator=generator)
@@ -65,33 +65,41 @@ class Views:
     @property
     def embeddings(self) -> Tensor:
         """Return the pretrained embeddings of every view, float32 `(views, n, d)`, computed or read at first use."""
-        if self._embeddings is None:
-            if self.cache is None or not self.cache.exists():
-                began = time.perf_counter()
-                computed = self._pretrained_embeddings()
-                self.seconds = time.perf_counter() - began
-                if self.cache is None:
-                    self._embeddings = computed
-                    return computed
-                partial = self.cache.with_suffix(f".{os.getpid()}.part")
-                with partial.open("wb") as file:
-                    np.savez(file, embeddings=computed.cpu().numpy(), seconds=self.seconds)
-                os.replace(partial, self.cache)
-            else:
+        return self.targets(())
+
+    def targets(self, blocks: tuple[int, ...]) -> Tensor:
+        """Return `(views, n, d + len(blocks) h)`: behind each embedding, the pretrained activations after these blocks."""
+        if blocks not in self._targets:
+            path = self.cache and self.cache.with_stem("-".join([self.cache.stem, *map(str, blocks)]))
+            if path and path.exists():
                 self.from_cache = True
-            with np.load(self.cache) as stored:
-                self._embeddings, self.seconds = torch.from_numpy(stored["embeddings"]).to(self.device), float(stored["seconds"])
-        return self._embeddings
+                with np.load(path) as stored:
+                    targets, seconds = torch.from_numpy(stored["embeddings"]).to(self.device), float(stored["seconds"])
+            else:
+                began = time.perf_counter()
+                targets = self._pretrained_targets(blocks)
+                seconds = time.perf_counter() - began
+            if path and not path.exists():
+                partial = path.with_suffix(f".{os.getpid()}.part")
+                with partial.open("wb") as file:
+                    np.savez(file, embeddings=targets.cpu().numpy(), seconds=seconds)
+                os.replace(partial, path)
+            self._targets[blocks] = targets
+            self.seconds += seconds
+        return self._targets[blocks]
 
     @torch.no_grad()
-    def _pretrained_embeddings(self) -> Tensor:
+    def _pretrained_targets(self, blocks: tuple[int, ...]) -> Tensor:
         if self.pretrained is None:
             raise ValueError("these views know no pretrained model")
         model, chunks = self.pretrained.eval(), torch.arange(len(self)).split(64)
+
+        def targets(images: Tensor) -> Tensor:
+            embeddings, activations = model.embed(images)
+            return torch.cat([embeddings.float(), *activations[list(blocks)].float()], dim=1)
+
         with autocast(self.device, self.precision):  # as in training, so that rounding is not taken for drift
-            return torch.stack(
-                [torch.cat([model(self.images(ids, view)).float() for ids in chunks]) for view in range(self.views)]
-            )
+            return torch.stack([torch.cat([targets(self.images(ids, view)) for ids in chunks]) for view in range(self.views)])
 
 
 def precision_of(device: torch.device, precision: str) -> str:
