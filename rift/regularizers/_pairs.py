@@ -46,4 +46,4 @@ def variances(embeddings: Tensor) -> tuple[Tensor, Tensor]:
 
 def flat(spread: Tensor, mean: Tensor) -> bool:
     """Tell whether embeddings with a total variance `()` and a mean `(d,)` differ by no more than the rounding of float32."""
-    return bool(spread <= 1e-12 * mean.square().sum())
+    return bool(spread.isfinite() & (spread <= 1e-12 * mean.square().sum()))

@@ -76,7 +76,7 @@ def _gram(embeddings: Tensor, debiased: bool) -> Tensor | None:
         return gram / gram.norm()
     gram, whole = _u_centred(gram), gram.detach().norm()
     size = gram.norm()
-    return None if size <= 1e-6 * whole else gram / size  # each image in a direction of its own: nothing is left
+    return None if size < 1e-6 * whole else gram / size  # each image in a direction of its own: nothing is left
 
 
 def _u_centred(gram: Tensor) -> Tensor:
