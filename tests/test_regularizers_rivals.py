@@ -291,6 +291,23 @@ def test_layers_agree_with_a_second_pass(pool: str, layers: int) -> None:
     assert number(value) == pytest.approx(np.mean(expected), rel=1e-4)
 
 
+@pytest.mark.parametrize("pool", ["token", "avg"])
+@pytest.mark.parametrize("method", catalog.names("methods"))
+def test_layers_are_read_right_under_every_method(method: str, pool: str) -> None:
+    """Prompts among the tokens, wrapped layers, branches: what the hooks read is what a second pass gives."""
+    pretrained = toy(pool)
+    finetuned, views = moved(pretrained), views_of(pretrained)
+    catalog.door("methods", method)(finetuned)
+    module = feature_l2.build(pretrained, finetuned, views, layers=2)
+    x, targets = views.images(np.arange(12), 0), views.targets(module.blocks)[0]
+    with torch.no_grad():
+        embeddings, activations = finetuned.embed(x)
+        now = torch.cat([embeddings, *activations[list(module.blocks)]], 1)
+        squares = (now - targets).square().sum(0).split(64)
+        expected = float((torch.stack([part.sum() for part in squares]) / 12 / module.spreads).mean())
+    assert number(module(finetuned(x), targets)) == pytest.approx(expected, rel=1e-4)
+
+
 def test_layers_cost_nothing_at_the_pretrained_point_and_reach_early_blocks_off_it() -> None:
     pretrained = toy()
     views = views_of(pretrained)
@@ -411,6 +428,15 @@ def test_l2_sp_holds_what_trains_and_both_models_have() -> None:
     expected = (after - before).square().sum() / before.square().sum()
     assert number(module(torch.zeros(2, 64))) == pytest.approx(float(expected), rel=1e-4)
     assert not list(module.parameters()) and not module.state_dict() and not module.needs_targets
+
+
+def test_l2_sp_keeps_copies() -> None:
+    only = toy()
+    module = l2_sp.build(only, only, None)
+    with torch.no_grad():
+        for parameter in only.parameters():
+            parameter += 0.1
+    assert number(module(torch.zeros(2, 64))) > 0.01
 
 
 def test_l2_sp_where_only_untrained_biases_train() -> None:
