@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import re
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,25 @@ def test_a_method_changes_before_training_what_it_says_and_then_trains_no_more_t
     still = {key for key in wanted - moved if "attn.qkv.bias" not in key}
     assert not still, f"these want a gradient and never move: {still}"
     assert same(outputs(backbone), before) == (name == "linear")
+
+
+OWN = {
+    "lora": r"blocks\.\d\.attn\.qkv\.lora_[AB]\.",
+    "dora": r"blocks\.\d\.attn\.qkv\.lora_([AB]|magnitude_vector)\.",
+    "oft": r"blocks\.\d\.attn\.qkv\.oft_R\.",
+    "adaptformer": r"blocks\.\d\.mlp\.(up|down)\.",
+    "vpt": r"vit\.prompts\.tokens",
+}
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_an_adapter_trains_its_own_parameters_and_freezes_every_pretrained_one(name):
+    backbone = toy()
+    pretrained = sum(p.numel() for p in backbone.parameters())
+    adapt(name, backbone.requires_grad_(True))
+    own = {key for key, _ in backbone.named_parameters() if re.search(OWN[name], key)}
+    assert own == {key for key, p in backbone.named_parameters() if p.requires_grad} and own
+    assert sum(p.numel() for p in backbone.parameters()) - trainable(backbone) == pretrained
 
 
 def test_only_visual_prompts_change_a_backbone_before_training():

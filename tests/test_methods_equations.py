@@ -135,16 +135,24 @@ def test_dropout_acts_in_training_and_only_there(name):
         assert not torch.allclose(backbone(x), backbone(x))
 
 
+SIZE = {"lora": "rank", "dora": "rank", "adaptformer": "bottleneck", "vpt": "prompts"}
+
+
 @pytest.mark.parametrize("budget", [0.005, 0.01, 0.03])
 def test_a_budget_buys_about_the_same_number_of_parameters_everywhere(budget):
     embedded = catalog.door("backbones", "embedded")(init="random")
-    total, bought = sum(p.numel() for p in embedded.parameters()), {}
-    for name in ("lora", "dora", "adaptformer", "vpt", "oft"):
+    wanted = budget * sum(p.numel() for p in embedded.parameters())
+
+    def bought(name: str, **options) -> int:
         backbone = copy.deepcopy(embedded)
-        adapt(name, backbone, budget=budget)
-        bought[name] = trainable(backbone) / total / budget
-    assert all(0.8 < bought[name] < 1.2 for name in ("lora", "dora", "adaptformer", "vpt")), bought
-    assert 0.6 < bought["oft"] < 1.4, bought  # sizes that divide a width lie far apart
+        adapt(name, backbone, **options)
+        return trainable(backbone)
+
+    for name, setting in SIZE.items():
+        one, two, got = (bought(name, **options) for options in ({setting: 1}, {setting: 2}, {"budget": budget}))
+        assert abs(got - wanted) <= (two - one) / 2, name
+        assert 0.8 < got / wanted < 1.2, name
+    assert 0.6 < bought("oft", budget=budget) / wanted < 1.4  # sizes that divide a width lie far apart
 
 
 @pytest.mark.parametrize(

@@ -40,13 +40,15 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return lab
 
 
-def experiment(lab: Lab, name: str, **options) -> Experiment:
+def experiment(lab: Lab, name: str, regularizer: str = "none", **options) -> Experiment:
     toy = {"path": str(lab.weights), "architecture": "test_vit"}
     return Experiment(
         data=lab.medical.digest,
         natural=lab.natural.digest,
         backbone=catalog.check("backbones", Choice(name="checkpoint", options=toy)),
         method=catalog.check("methods", Choice(name=name, options={**DROPPING.get(name, {}), **options})),
+        regularizer=catalog.check("regularizers", Choice(name=regularizer)),
+        strength=float(regularizer != "none"),
         training=Training(epochs=2, batch_size=8, views=2, learning_rate=1e-2),
     )
 
@@ -69,9 +71,16 @@ def losses(run: Run) -> list[tuple[int, float]]:
     return [(event["step"], event["task_loss"]) for event in run.events() if event["event"] == "step"]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_run_is_read_back_as_it_was_and_resumed_to_the_same_bits(name, lab, tmp_path, monkeypatch):
-    one = experiment(lab, name)
+PRODUCT = [
+    pytest.param(name, regularizer, marks=[] if regularizer == "none" else pytest.mark.slow)
+    for name in NAMES
+    for regularizer in catalog.names("regularizers")
+]
+
+
+@pytest.mark.parametrize(("name", "regularizer"), PRODUCT)
+def test_a_run_is_read_back_as_it_was_and_resumed_to_the_same_bits(name, regularizer, lab, tmp_path, monkeypatch):
+    one = experiment(lab, name, regularizer)
     run = execute(home := fresh(lab, tmp_path / "whole"), one)
     state = load_file(run.path / "weights.safetensors")
     classifier = trained.finetuned(home, run)
@@ -114,6 +123,14 @@ def test_the_same_seed_gives_the_same_bits(name, lab, tmp_path):
     other = one.model_copy(update={"seed": 1})
     third = load_file(execute(fresh(lab, tmp_path / "c"), other).path / "weights.safetensors")
     assert not any(torch.equal(first[key], third[key]) for key in first if key != "head.bias")
+
+
+def test_a_run_of_lp_ft_goes_through_its_stages(lab, tmp_path):
+    rates = []
+    for name, options in (("full", {}), ("lp_ft", {"probe": 0.5})):
+        run = execute(fresh(lab, tmp_path / name), experiment(lab, name, **options))
+        rates.append([event["learning_rate"] / 1e-2 for event in run.events() if event["event"] == "step"])
+    assert rates == [pytest.approx([1, 1, 0.75, 0.25]), pytest.approx([1, 1, 1, 1])]  # two curves of two steps each
 
 
 TRAINING = Training(epochs=4, batch_size=4, warmup=0.5)
