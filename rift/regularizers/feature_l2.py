@@ -45,7 +45,8 @@ def build(
     blocks = tuple((i + 1) * finetuned.layers // layers - 1 for i in range(layers))
     held = images.targets(blocks) if blocks else images.embeddings
     penalty = FeatureL2(held, blocks, pretrained.width)
-    penalty.listen(finetuned)
+    if blocks:
+        penalty.listen(finetuned)
     return penalty
 
 
@@ -71,17 +72,15 @@ class FeatureL2(nn.Module):
 
     def listen(self, finetuned: Backbone) -> None:
         """Keep from now on what each held block puts out while gradients are on."""
-        patches, first = (
-            finetuned.vit.patch_embed.num_patches if self.blocks else 0,
-            _pools_first(finetuned) if self.blocks else False,
-        )
+        vit = finetuned.vit
+        first, patches = vit.global_pool == "token" and vit.num_prefix_tokens > 0, vit.patch_embed.num_patches
 
         def keep(block: int, module: nn.Module, arguments: Any, tokens: Tensor) -> None:
             if torch.is_grad_enabled():  # not while the probe is looked at
                 self._seen[block] = tokens[:, 0] if first else tokens[:, -patches:].mean(1)  # prompts stand before the patches
 
         for block in self.blocks:
-            finetuned.vit.blocks[block].register_forward_hook(functools.partial(keep, block))
+            vit.blocks[block].register_forward_hook(functools.partial(keep, block))
         self._trains = lambda: any(p.requires_grad for p in finetuned.parameters())
 
     def forward(self, embeddings: Tensor, targets: Tensor | None = None) -> Tensor:
@@ -102,7 +101,3 @@ class FeatureL2(nn.Module):
         if self._trains():
             raise ValueError("the activations of this batch are not here: run the finetuned backbone on it first")
         return place
-
-
-def _pools_first(backbone: Backbone) -> bool:
-    return backbone.vit.global_pool == "token" and backbone.vit.num_prefix_tokens > 0
