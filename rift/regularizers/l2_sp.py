@@ -9,6 +9,10 @@ biases that were never trained), so that one strength serves every backbone and 
 second term, since the head already has the weight decay of the optimizer, which is the same in all arms. AdamW's decay also
 pulls the backbone towards 0 while this penalty pulls it back: set `weight_decay=0` for L2-SP alone.
 
+It takes a far larger strength than the other penalties: a network computes something else long before its weights have moved by
+a percent. The embedded model has ‖w_pretrained‖² = 10,285, so that the strength 1 is the paper's α = 0.0002, and was seen to hold
+nothing; search from 100 to 10,000. The published code of LDIFS takes 0.5 ‖w - w⁰‖², here a strength of about 5,000.
+
 An adapter has parameters of its own that start from nothing, and the pretrained ones that it leaves alone do not move: there
 the penalty is 0. It cannot tell which change of the weights changes the function: weights that were turned inside the network and
 leave every output as it was cost as much as others.
