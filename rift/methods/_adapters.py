@@ -24,7 +24,7 @@ Fc1 = Annotated[bool, Field(description="adapt the first layer of the MLP, with 
 Fc2 = Annotated[bool, Field(description="adapt the second layer of the MLP")]
 Budget = Annotated[
     float | None,
-    Field(gt=0, le=1, description="size by trainable parameters instead: their share of the backbone's, as near as it goes"),
+    Field(gt=0, le=1, description="sets the size by trainable parameters, as a share of the backbone's (head not counted)"),
 ]
 
 

@@ -4,8 +4,8 @@ h = W₀x + (alpha / rank) · B A x, A (rank, inputs), B (outputs, rank); B star
 Stated by the paper: the equation, zero B, and attention's layers as the place, queries and values above all. What is our choice:
 timm's ViTs make queries, keys and values in one layer, which gets one A for all three; A starts uniform (Kaiming), as peft's
 does, where the paper draws it Gaussian; which layers else can take part; the defaults. `budget` sets the rank and leaves alpha
-as it is, so a larger rank takes smaller steps per direction, as in the paper's own comparison of ranks. Weight decay pulls A and
-B to zero, that is, to the pretrained model.
+as it is, since the paper holds alpha constant when the rank varies. Weight decay pulls A and B to zero, that is, to the
+pretrained model.
 """
 
 from __future__ import annotations
