@@ -18,7 +18,7 @@ from scipy.stats import ortho_group
 from torch import Tensor
 from torch.nn import functional as F
 
-from rift import catalog, similarity, train
+from rift import catalog, similarity, train, vocabulary
 from rift.config import Choice, Training
 from rift.errors import DataError, SettingError
 from rift.model import Backbone, Classifier, NaturalHead
@@ -163,6 +163,13 @@ def test_at_the_pretrained_point_penalty_and_gradient_vanish_but_stay_finite(nam
     value.backward()
     assert 0 <= number(value) < 1e-9 and value.shape == () and value.dtype == torch.float32
     assert leaf.grad.isfinite().all() and leaf.grad.abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_rounding_puts_no_penalty_below_zero(name: str) -> None:
+    for seed in range(30):
+        before, after = features(12, seed=seed, noise=1e-6)
+        assert number(made(name, before)(after - 0.2, before)) >= 0
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -480,7 +487,8 @@ def test_names_come_from_the_vocabulary_or_from_a_list() -> None:
     everything, few = asked
     assert few == ("cat", "dog", "traffic light")
     assert 900 < len(everything) <= 1000 and len(set(everything)) == len(everything)
-    assert {"tench", "goldfish", "zebra", "banana"} <= set(everything) and not {"animal", "deer"} & set(everything)
+    assert {"tench", "goldfish", "zebra", "banana"} <= set(everything) and "animal" not in everything
+    assert not vocabulary.nearest() & set(everything)
 
 
 def test_a_backbone_without_words_and_names_without_meaning_are_refused() -> None:
