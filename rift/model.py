@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -125,9 +125,23 @@ class Task:
 
 @dataclass(frozen=True)
 class Stages:
-    """Which parameters train from which epoch on: pairs of (first epoch as a share of all, name prefixes of the classifier)."""
+    """What trains when: pairs of (start as a share of all steps, name prefixes in the classifier), the first at 0.
 
-    stages: tuple[tuple[float, tuple[str, ...]], ...] = field(default=())
+    A stage that comes before any parameter of the backbone trained works on the cached pretrained embeddings, so a method
+    whose backbone differs from the pretrained one before the first step must train it from the start.
+    """
+
+    stages: tuple[tuple[float, tuple[str, ...]], ...] = ((0.0, ("",)),)
+
+    def at(self, step: int, steps: int) -> tuple[int, int, tuple[str, ...]]:
+        """Return the stage that a step belongs to: its first step, the step after its last, and its prefixes."""
+        starts = [round(share * steps) for share, _ in self.stages]
+        now = max(i for i, start in enumerate(starts) if start <= step)
+        return starts[now], [*starts, steps][now + 1], self.stages[now][1]
+
+    def until(self, step: int, steps: int) -> tuple[str, ...]:
+        """Return the prefixes of all stages up to that of a step."""
+        return tuple(prefix for share, prefixes in self.stages if round(share * steps) <= step for prefix in prefixes)
 
 
 def to_float(pixels: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from rift.errors import RunError, UserError
 from rift.model import Backbone, Classifier, Task, fingerprint, trainable
 from rift.runs import SCHEMA, Lab, Run, write_bytes, write_json
 from rift.snapshot import Arrays, Snapshot, capture
+from rift.views import precision_of
 
 CHECKPOINT_SECONDS = 10.0  # how much work a killed process may lose
 PROBE = 512  # most validation images looked at after every epoch
@@ -58,7 +59,7 @@ def _execute(run: Run, lab: Lab, device: torch.device) -> bool:
     before, before_name = snapshot_of_pretrained(lab, pretrained, images, natural, parts)
 
     classifier = Classifier(copy.deepcopy(pretrained), task.head(pretrained.width)).to(device)
-    catalog.door("methods", experiment.method.name)(classifier.backbone, **experiment.method.options)
+    stages = catalog.door("methods", experiment.method.name)(classifier.backbone, **experiment.method.options)
     pixels = images.pixels(pretrained.pixels)
     views = train.Views(pixels[parts.train], images.labels[parts.train], training, experiment.seed, device)
     views.pretrained, views.cache = pretrained, lab.cache / f"views-{_views_key(experiment, pretrained, parts)}.npz"
@@ -70,7 +71,8 @@ def _execute(run: Run, lab: Lab, device: torch.device) -> bool:
     run.append("stage", stage="training")
     probe = parts.validation[:PROBE]
     evaluate = _evaluator(state, task, pixels[probe], images.labels[probe], before.sets["validation"].embeddings[:PROBE], device)
-    if not _train(run, state, train.train(state, task, views, training, experiment.strength, experiment.seed, evaluate)):
+    events = train.train(state, task, views, training, experiment.strength, experiment.seed, evaluate, stages)
+    if not _train(run, state, events):
         return False
 
     run.append("stage", stage="evaluating")
@@ -119,7 +121,7 @@ def _about_environment(device: torch.device, precision: str) -> dict[str, Any]:
         "torch": torch.__version__,
         "device": _device_name(device),
         "threads": torch.get_num_threads(),
-        "precision": train.precision_of(device, precision),
+        "precision": precision_of(device, precision),
     }
 
 

@@ -8,7 +8,6 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,88 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from rift.config import Training
 from rift.errors import RunError
-from rift.model import Backbone, Classifier, Task, to_float
-
-AREA = {"light": 0.8, "strong": 0.5}  # smallest share of the image's area that a crop keeps
-
-
-class Views:
-    """The training images under at most four seeded augmentations each, and what the pretrained model makes of them.
-
-    View `v` of image `i` looks the same in every epoch and every arm, so the pretrained embeddings are computed once, kept
-    in `cache`, and no regularizer pays for a second forward pass per step.
-    """
-
-    def __init__(self, pixels: np.ndarray, labels: np.ndarray, training: Training, seed: int, device: torch.device | str = "cpu"):
-        self.pixels = torch.from_numpy(np.ascontiguousarray(pixels))
-        self.labels = torch.as_tensor(labels, device=device)
-        self.device = torch.device(device)
-        self.views = 1 if training.augment == "none" else training.views
-        self.kind, self.precision = training.augment, training.precision
-        self.pretrained: Backbone | None = None
-        self.cache: Path | None = None
-        self.seconds, self.from_cache = 0.0, False  # what the pretrained model's pass costs, and whether this run was spared it
-        self._embeddings: Tensor | None = None
-        if self.kind != "none":
-            generator = torch.Generator().manual_seed(seed)
-            self.draws = torch.rand(self.views, len(pixels), 7, generator=generator)
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def images(self, ids: np.ndarray | Tensor, view: int) -> Tensor:
-        """Return one view of some images as float `(b, 3, s, s)` in [0, 1]."""
-        ids = torch.as_tensor(ids)
-        images = to_float(self.pixels[ids].to(self.device))
-        if self.kind == "none":
-            return images
-        draw = self.draws[view][ids].to(self.device)
-        side = (AREA[self.kind] + (1 - AREA[self.kind]) * draw[:, 0]).sqrt()
-        theta = torch.zeros(len(ids), 2, 3, device=self.device)
-        theta[:, 0, 0] = side * torch.where(draw[:, 1] < 0.5, -1.0, 1.0)
-        theta[:, 1, 1] = side * (torch.where(draw[:, 2] < 0.5, -1.0, 1.0) if self.kind == "strong" else 1.0)
-        theta[:, :, 2] = (2 * draw[:, 3:5] - 1) * (1 - side)[:, None]
-        grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-        images = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-        if self.kind == "strong":  # contrast and brightness by up to a fifth
-            gain, shift = 0.8 + 0.4 * draw[:, 5], 0.4 * draw[:, 6] - 0.2
-            images = ((images - 0.5) * gain[:, None, None, None] + 0.5 + shift[:, None, None, None]).clamp(0, 1)
-        return images
-
-    @property
-    def embeddings(self) -> Tensor:
-        """Return the pretrained embeddings of every view, float32 `(views, n, d)`, computed or read at first use."""
-        if self._embeddings is None:
-            if self.cache is None or not self.cache.exists():
-                began = time.perf_counter()
-                computed = self._pretrained_embeddings()
-                self.seconds = time.perf_counter() - began
-                if self.cache is None:
-                    self._embeddings = computed
-                    return computed
-                partial = self.cache.with_suffix(f".{os.getpid()}.part")
-                with partial.open("wb") as file:
-                    np.savez(file, embeddings=computed.cpu().numpy(), seconds=self.seconds)
-                os.replace(partial, self.cache)
-            else:
-                self.from_cache = True
-            with np.load(self.cache) as stored:
-                self._embeddings, self.seconds = torch.from_numpy(stored["embeddings"]).to(self.device), float(stored["seconds"])
-        return self._embeddings
-
-    @torch.no_grad()
-    def _pretrained_embeddings(self) -> Tensor:
-        if self.pretrained is None:
-            raise ValueError("these views know no pretrained model")
-        model, chunks = self.pretrained.eval(), torch.arange(len(self)).split(64)
-        with autocast(self.device, self.precision):  # as in training, so that rounding is not taken for drift
-            return torch.stack(
-                [torch.cat([model(self.images(ids, view)).float() for ids in chunks]) for view in range(self.views)]
-            )
+from rift.model import Classifier, Stages, Task
+from rift.views import Views, autocast
 
 
 def batches(n: int, batch_size: int, epoch: int, seed: int) -> list[np.ndarray]:
@@ -192,21 +114,25 @@ def train(
     strength: float,
     seed: int,
     evaluate: Callable[[], dict[str, Any]],
+    stages: Stages | None = None,
 ) -> Iterator[Event]:
     """Train to the last epoch, yielding a "step" event after each step and an "epoch" event with `evaluate`'s numbers.
 
-    The consumer may stop at any yield; `state` is then consistent and can be saved. Raises `run.diverged` when the loss or a
-    gradient is not finite (the weights are those before that step) and `run.memory` when the device has too little memory.
+    The optimizer holds the parameters of all stages from the start; warm-up and cosine begin anew with each stage. The consumer
+    may stop at any yield; `state` is then consistent and can be saved. Raises `run.diverged` when the loss or a gradient is not
+    finite (the weights are those before that step) and `run.memory` when the device has too little memory.
     """
     per_epoch = len(batches(len(views), training.batch_size, 0, seed))
     steps = per_epoch * training.epochs
-    frozen = not any(p.requires_grad for p in state.classifier.backbone.parameters())
     parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
+    chosen, stages = set(map(id, parameters)), stages or Stages()
+    trained = [(name, p) for name, p in state.classifier.named_parameters() if id(p) in chosen]
     while state.step < steps:
         epoch, within = divmod(state.step, per_epoch)
         ids = batches(len(views), training.batch_size, epoch, seed)[within]
+        first, last, frozen = _enter(stages, state.step, steps, trained)
         for group in state.optimizer.param_groups:
-            group["lr"] = group["peak"] * schedule(state.step, steps, training.warmup)
+            group["lr"] = group["peak"] * schedule(state.step - first, last - first, training.warmup)
         try:
             values = _step(state, task, views, training, strength, ids, epoch % views.views, frozen, parameters)
         except (torch.OutOfMemoryError, MemoryError) as error:
@@ -218,6 +144,17 @@ def train(
             numbers = {"epoch": epoch + 1, "epochs": training.epochs, **evaluate()}
             state.history.append(numbers)
             yield Event("epoch", numbers)
+    for _, parameter in trained:  # so that what is counted and written is all that trained, in whatever stage
+        parameter.requires_grad_(True)
+
+
+def _enter(stages: Stages, step: int, steps: int, trained: list[tuple[str, nn.Parameter]]) -> tuple[int, int, bool]:
+    """Give gradients to the parameters of a step's stage; returns where it begins and ends, and if the backbone never trained."""
+    first, last, prefixes = stages.at(step, steps)
+    for name, parameter in trained:
+        parameter.requires_grad_(name.startswith(prefixes))
+    so_far = stages.until(step, steps)
+    return first, last, not any(name.startswith("backbone.") and name.startswith(so_far) for name, _ in trained)
 
 
 def _step(
@@ -235,7 +172,8 @@ def _step(
     classifier.train()
     state.regularizer.train()
     images, labels = views.images(ids, view), views.labels[torch.as_tensor(ids, device=device)]
-    targets = views.embeddings[view, ids] if state.regularizer.needs_targets else None
+    blocks = getattr(state.regularizer, "blocks", ())  # those whose activations it holds besides the embeddings
+    targets = views.targets(blocks)[view, ids] if state.regularizer.needs_targets else None
     began = _now(device)
     with autocast(device, training.precision):
         if frozen:  # a frozen backbone computes what the pretrained one did, and that is cached
@@ -273,17 +211,6 @@ def _step(
 def step_milliseconds(state: State) -> float | None:
     """Return the median time of a step without the first three, None for fewer than four steps."""
     return statistics.median(state.milliseconds[3:]) if len(state.milliseconds) > 3 else None
-
-
-def precision_of(device: torch.device, precision: str) -> str:
-    """Return bf16 where it is asked for or, under "auto", on CUDA; else fp32."""
-    return "bf16" if precision == "bf16" or (precision == "auto" and device.type == "cuda") else "fp32"
-
-
-def autocast(device: torch.device, precision: str) -> Any:
-    """Return the autocast context of a device and a precision setting."""
-    wanted = precision_of(device, precision) == "bf16"
-    return torch.autocast(device.type, torch.bfloat16) if wanted else nullcontext()
 
 
 def seed_everything(seed: int) -> None:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = (
     "errors config",
     "catalog archive images model similarity statistics figures vocabulary runs",
-    "review table snapshot",
+    "review table snapshot views",
     "dataset",
     "upload backbones tasks methods regularizers natural samples",
     "train diagnostics toys pretrain measures",

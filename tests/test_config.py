@@ -48,7 +48,7 @@ def test_options_are_filled_in_so_that_equal_settings_hash_alike():
 @pytest.mark.parametrize(
     ("menu", "text", "code", "words"),
     [
-        ("regularizers", "rifft", "setting.unknown", "there is none, rift"),
+        ("regularizers", "rifft", "setting.unknown", "there is feature_l2, l2_sp,"),
         ("backbones", "resnet", "model.unknown", "embedded"),
         ("regularizers", "rift:lambda=1", "setting.unknown", "its settings are"),
         ("regularizers", "rift:momentum=2", "setting.range", "momentum = '2' is not allowed"),

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load, save
 
 from rift import catalog
-from rift.model import Backbone, Classifier, Task, trainable
+from rift.model import Backbone, Classifier, NaturalHead, Task, trainable
 from rift.snapshot import Arrays, Snapshot
 
 CHOICES = [(menu, name) for menu in catalog.DOORS for name in catalog.names(menu)]
@@ -72,18 +72,24 @@ class Targets:
 
 
 @pytest.mark.parametrize("name", catalog.names("regularizers"))
-def test_a_regularizer_is_at_least_zero_with_a_finite_gradient(name, toy_backbone):
-    d = toy_backbone.width
-    cached = torch.randn(2, 40, d)
-    penalty: Any = catalog.door("regularizers", name)(toy_backbone, copy.deepcopy(toy_backbone), Targets(cached))
+def test_a_regularizer_is_at_least_zero_and_its_gradient_reaches_a_backbone_that_moved(name, toy_backbone):
+    pretrained = copy.deepcopy(toy_backbone)
+    rows = torch.nn.functional.normalize(torch.randn(2000, pretrained.width), dim=1)
+    pretrained._natural = lambda labels: NaturalHead(tuple(labels), rows[: len(labels)])
+    finetuned, x = copy.deepcopy(pretrained), images(pretrained, 12)
+    with torch.no_grad():
+        cached = torch.stack([pretrained(x), pretrained(x.flip(3))])
+        for parameter in finetuned.parameters():
+            parameter += 0.03 * torch.randn_like(parameter)
+    penalty: Any = catalog.door("regularizers", name)(pretrained, finetuned, Targets(cached))
     assert isinstance(penalty.needs_targets, bool)
-    embeddings = (cached[0, :16] + 0.5 * torch.randn(16, d)).requires_grad_()
-    value = penalty(embeddings, cached[0, :16] if penalty.needs_targets else None)
+    value = penalty(finetuned(x), cached[0] if penalty.needs_targets else None)
     assert value.shape == () and value.dtype == torch.float32 and float(value.detach()) >= 0
+    assert value.requires_grad == (name != "none")
     if value.requires_grad:
         value.backward()
-        assert embeddings.grad is not None and torch.isfinite(embeddings.grad).all()
-        assert name == "none" or float(embeddings.grad.abs().max()) > 0
+        gradients = [parameter.grad for parameter in finetuned.parameters() if parameter.grad is not None]
+        assert all(torch.isfinite(one).all() for one in gradients) and max(float(one.abs().max()) for one in gradients) > 0
 
 
 def snapshot(logits: bool, n: int = 30, seed: int = 0, constant: bool = False) -> Snapshot:

@@ -29,6 +29,7 @@ from torch.nn.utils.parametrizations import orthogonal
 
 from rift.errors import DataError, SettingError
 from rift.model import Backbone
+from rift.regularizers._pairs import covariance_of, flat, moments, pair, zero
 
 MAPS = {"running": ("identity", "learned", "spectrum"), "batch": ("identity", "learned", "procrustes")}
 
@@ -79,8 +80,8 @@ class Running(nn.Module):
     def __init__(self, embeddings: Tensor, map: str, mean: bool, epsilon: float, momentum: float):
         super().__init__()
         self.mean, self.epsilon, self.momentum = mean, epsilon, momentum
-        before = _moments(embeddings)
-        if _flat(*before):
+        before = moments(embeddings)
+        if flat(before[0].trace(), before[1]):
             raise DataError("data.too_few", "The pretrained model embeds all training images alike; RIFT needs some that differ.")
         self.before_covariance, self.before_mean = (nn.Buffer(moment.float()) for moment in before)
         self.covariance, self.average = (nn.Buffer(moment.float()) for moment in before)
@@ -90,9 +91,9 @@ class Running(nn.Module):
     def forward(self, embeddings: Tensor, targets: Tensor | None = None) -> Tensor:
         """Return the penalty `()` of embeddings `(b, d)`, at least 0; 0 for fewer than 2 images. Averages move in train mode."""
         if len(embeddings) < 2:
-            return _zero(embeddings)
+            return zero(embeddings)
         with torch.autocast(embeddings.device.type, enabled=False):
-            covariance, mean = _covariance(embeddings.float())
+            covariance, mean = covariance_of(embeddings.float())
             covariance = self._follow(self.covariance, covariance)
             shift = self._follow(self.average, mean) if self.mean else None
             if self.spectrum is not None:
@@ -119,16 +120,14 @@ class Batch(nn.Module):
 
     def forward(self, embeddings: Tensor, targets: Tensor | None = None) -> Tensor:
         """Return the penalty `()` of embeddings and targets `(b, d)`, at least 0; 0 where fewer than 2 targets differ."""
-        if targets is None:
-            raise ValueError("this penalty compares with targets: the pretrained embeddings (b, d) of the same views")
+        embeddings, targets = pair(embeddings, targets)
         if len(embeddings) < 2:
-            return _zero(embeddings)
+            return zero(embeddings)
         with torch.autocast(embeddings.device.type, enabled=False):
-            embeddings, targets = embeddings.float(), targets.detach().float()
-            covariance, mean = _covariance(embeddings)
-            before_covariance, before_mean = _covariance(targets)
-            if _flat(before_covariance, before_mean):
-                return _zero(embeddings)
+            covariance, mean = covariance_of(embeddings)
+            before_covariance, before_mean = covariance_of(targets)
+            if flat(before_covariance.trace(), before_mean):
+                return zero(embeddings)
             rotation = self._rotate(embeddings, targets)
             shift = mean if self.mean else None
             return _hinge(_distance(covariance, shift, before_covariance, before_mean, rotation), self.epsilon)
@@ -148,7 +147,7 @@ class Fitted(Batch):
     def __init__(self, embeddings: Tensor, mean: bool, epsilon: float, momentum: float):
         super().__init__(embeddings.shape[-1], "procrustes", mean, epsilon)
         self.momentum = momentum
-        self.cross = nn.Buffer(_moments(embeddings)[0].float())  # before the first step both models are the same
+        self.cross = nn.Buffer(moments(embeddings)[0].float())  # before the first step both models are the same
 
     @torch.no_grad()
     def _rotate(self, embeddings: Tensor, targets: Tensor) -> Tensor:
@@ -196,30 +195,3 @@ def _spectrum_distance(covariance: Tensor, spectrum: Tensor) -> Tensor:
 
 def _hinge(penalty: Tensor, epsilon: float) -> Tensor:
     return torch.relu(penalty - epsilon)
-
-
-def _covariance(embeddings: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the covariance `(d, d)`, with 1 / (n - 1), and the mean `(d,)` of `(n, d)`."""
-    mean = embeddings.mean(0)
-    centred = embeddings - mean
-    return centred.T @ centred / (len(embeddings) - 1), mean
-
-
-def _moments(embeddings: Tensor) -> tuple[Tensor, Tensor]:
-    """Return covariance and mean of all views `(views, n, d)` taken together, accumulated in float64."""
-    rows = embeddings.detach().flatten(0, -2)
-    mean = rows.mean(0, dtype=torch.float64)
-    scatter = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=rows.device)
-    for some in rows.split(8192):  # a float64 copy of all views could be larger than they are
-        centred = some.double() - mean
-        scatter += centred.T @ centred
-    return scatter / (len(rows) - 1), mean
-
-
-def _flat(covariance: Tensor, mean: Tensor) -> bool:
-    """Tell whether embeddings differ by no more than the rounding of float32."""
-    return bool(covariance.trace() <= 1e-12 * mean.square().sum())
-
-
-def _zero(embeddings: Tensor) -> Tensor:
-    return torch.zeros((), device=embeddings.device)
