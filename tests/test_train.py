@@ -14,7 +14,7 @@ import torch
 from rift import catalog, dataset, recipe, train
 from rift.config import Choice, Experiment, Training
 from rift.errors import RunError
-from rift.model import Classifier, Task
+from rift.model import Classifier, NaturalHead, Task
 from rift.runs import Lab, Run
 
 RANDOM = Choice(name="embedded", options={"init": "random"})
@@ -180,6 +180,9 @@ def test_the_first_step_moves_the_head_alone_whatever_the_penalty(toy_backbone):
     task: Task = catalog.door("tasks", "single_label")(("a", "b"))
     pixels = np.random.default_rng(0).integers(0, 255, (8, toy_backbone.pixels, toy_backbone.pixels, 3), dtype=np.uint8)
     training = Training(epochs=2, batch_size=8, warmup=0, weight_decay=0)
+    toy_backbone = copy.deepcopy(toy_backbone)
+    rows = torch.nn.functional.normalize(torch.randn(2000, toy_backbone.width), dim=1)
+    toy_backbone._natural = lambda labels: NaturalHead(tuple(labels), rows[: len(labels)])
     for name in catalog.names("regularizers"):
         views = train.Views(pixels, np.arange(8) % 2, training, seed=0)
         views.pretrained = toy_backbone
