@@ -197,15 +197,21 @@ def pretrain(
     teacher: Annotated[
         Path | None, typer.Option("--teacher", help="safetensors of the ViT-tiny; without it timm downloads them")
     ] = None,
+    coarse: Annotated[
+        Path | None, typer.Option("--coarse", help="training pack of photos of everyday words (CIFAR-10's training photos)")
+    ] = None,
     cifar: Annotated[Path | None, typer.Option("--cifar", help="zip of CIFAR-10 test folders, for the card")] = None,
     unseen: Annotated[Path | None, typer.Option("--unseen", help="zip of ImageNet photos, one a class, for the card")] = None,
-    stages: Annotated[str, typer.Option("--stages", help="epochs@pixels, comma-separated")] = "2@32,9@48,3@64",
+    stages: Annotated[str, typer.Option("--stages", help="epochs@pixels, comma-separated")] = "6@32,4@48,2@56",
+    device: Device = "auto",
 ) -> None:
     """Make the embedded model: distill a small image tower and a text tower from a ViT-tiny."""
     from rift import pretrain as recipe
+    from rift.recipe import pick_device
 
     plan = [(int(epochs), int(pixels)) for epochs, pixels in (stage.split("@") for stage in stages.split(","))]
-    recipe.run(images, validation, work, out, teacher=teacher, cifar=cifar, unseen=unseen, stages=plan, log=_say)
+    files = {"teacher": teacher, "coarse": coarse, "cifar": cifar, "unseen": unseen}
+    recipe.run(images, validation, work, out, **files, stages=plan, device=pick_device(device).type, log=_say)
 
 
 @app.command()

@@ -1,8 +1,8 @@
 """The recipe of the embedded model: a small image tower and a text tower distilled from a ViT-tiny, then measured and shipped.
 
-The teacher is timm's `vit_tiny_patch16_224.augreg_in21k_ft_in1k`. The image tower learns its embeddings of 64 px photos, the
-text tower the L2-normalized rows of its classifier for the names of the 1000 classes: both meet in the teacher's own
-192-dimensional space. All of it is our choice.
+The teacher is timm's `vit_tiny_patch16_224.augreg_in21k_ft_in1k`. The image tower learns its embeddings of small photos and the
+photos' names, the text tower the L2-normalized rows of its classifier for the names of the 1000 classes: both meet in the
+teacher's own 192-dimensional space. All of it is our choice.
 """
 
 from __future__ import annotations
@@ -24,9 +24,11 @@ from torch.nn import functional as F
 from rift import statistics, vocabulary
 from rift.backbones import embedded
 from rift.model import Backbone, to_float
-from rift.pretrain import image, text
+from rift.pretrain import image, photos, text
+from rift.pretrain.lessons import Lessons, ask
 
 Log = Callable[[str], None]
+REPEATS = 2  # how often an epoch shows each of the few photos of everyday words
 
 
 def run(
@@ -36,34 +38,73 @@ def run(
     out: Path,
     *,
     teacher: Path | None,
+    coarse: Path | None,
     cifar: Path | None,
     unseen: Path | None,
     stages: list[tuple[int, int]],
+    device: str = "cpu",
     log: Log = print,
 ) -> None:
     """Distill both towers, ship them as `out/embedded.safetensors` and measure them; `work` lets it resume."""
     began = time.perf_counter()
     work.mkdir(parents=True, exist_ok=True)
-    teacher_model = image.load_teacher(teacher)
+    teacher_model = photos.load_teacher(teacher)
     rows = F.normalize(_classifier(teacher_model).weight.detach(), dim=1)
-    pixels, labels, wnids = image.read_pack(images, log)
-    held_out, held_out_labels, _ = image.read_pack(validation, log)
-    targets = image.cached(work / "teacher.pt", lambda: image.teach(teacher_model, pixels, log))
-    with torch.inference_mode():
-        logits = _classifier(teacher_model)(targets.float()).half()
-    seen = image.imagenet_rows(wnids)
+    held_out, held_out_labels, wnids = photos.read_pack(validation, log)
+    lessons = _lessons(images, coarse, work, teacher_model, device, log)
+    seen = rows[photos.imagenet_rows(wnids)]
     tower = image.distill(
-        image.Lessons(pixels, torch.as_tensor(labels), targets, logits, rows, seen),
+        lessons,
         stages=stages,
         checkpoint=work / "tower.pt",
+        device=device,
         log=log,
-        check=lambda model: image.accuracy(model, held_out[::5], held_out_labels[::5], rows[seen]),
+        check=lambda model, size: image.accuracy(model, held_out[::5], held_out_labels[::5], seen, size),
     )
-    state = image.cached(work / "text.pt", lambda: _trained_text(rows, log))
+    state = _cached(work / "text.pt", lambda: _trained_text(rows, log))
     ship(embedded.fold(tower), state, out / "embedded.safetensors")
     log(f"trained in {(time.perf_counter() - began) / 60:.0f} minutes of this call")
     numbers = measure(out / "embedded.safetensors", teacher_model, held_out, held_out_labels, validation, cifar, unseen, log)
-    (out / "embedded.json").write_text(json.dumps({"stages": stages, "photos": len(pixels), **numbers}, indent=1) + "\n")
+    (out / "embedded.json").write_text(json.dumps({"stages": stages, "photos": len(lessons.pixels), **numbers}, indent=1) + "\n")
+
+
+def _lessons(images: Path, coarse: Path | None, work: Path, teacher: VisionTransformer, device: str, log: Log) -> Lessons:
+    """Ask every photo which seen class it shows and, where there are photos of everyday words, which of these words."""
+    head = _classifier(teacher)
+    rows = F.normalize(head.weight.detach(), dim=1)
+    pixels, labels, wnids = photos.read_pack(images, log)
+    targets = _cached(work / "teacher.pt", lambda: photos.teach(teacher, pixels, log, device))
+    answers, seen = torch.from_numpy(labels), photos.imagenet_rows(wnids)
+    asked, repeats = [(rows[seen], answers)], torch.ones(len(pixels), dtype=torch.long)
+    if coarse:
+        more, more_labels, names = photos.read_pack(coarse, log)
+        more_targets = _cached(work / "teacher_coarse.pt", lambda: photos.teach(teacher, more, log, device))
+        words, word_of_class = everyday(names, seen)
+        asked = [
+            (rows[seen], torch.cat([answers, torch.full((len(more),), -1)])),
+            (text.directions(rows, words), torch.cat([word_of_class[answers], torch.from_numpy(more_labels)])),
+        ]
+        pixels, targets = np.concatenate([pixels, more]), torch.cat([targets, more_targets])
+        repeats = torch.cat([repeats, torch.full((len(more),), REPEATS)])
+    with torch.no_grad():
+        logits = head(targets.float()).half()
+    questions = tuple(ask(directions, found, targets) for directions, found in asked)
+    return Lessons(torch.from_numpy(pixels), targets, logits, rows, questions, repeats)
+
+
+def everyday(names: np.ndarray, seen: Tensor) -> tuple[list[tuple[int, ...]], Tensor]:
+    """Return the classifier rows of each name and, for every seen class `(k,)`, the one name that its row has, or -1."""
+    _, named, unknown = vocabulary.class_rows([str(name) for name in names])
+    assert not unknown, f"{unknown} are no known words"
+    hits = [[i for i, some in enumerate(named) if row in some] for row in seen.tolist()]
+    return named, torch.tensor([found[0] if len(found) == 1 else -1 for found in hits])
+
+
+def _cached(path: Path, make: Callable[[], Any]) -> Any:
+    """Return the tensors stored at `path`, made and stored first where it is missing."""
+    if not path.exists():
+        torch.save(make(), path)
+    return torch.load(path, weights_only=True)
 
 
 def _classifier(teacher: VisionTransformer) -> torch.nn.Linear:
@@ -99,8 +140,8 @@ def measure(
     model = embedded.of_file(weights).eval()
     names = [str(name) for name in np.load(validation, allow_pickle=False)["class_names"]]
     wnids = np.load(validation, allow_pickle=False)["wnids"]
-    rows = F.normalize(_classifier(teacher).weight.detach(), dim=1)[image.imagenet_rows(wnids)]
-    ceiling = F.normalize(image.teach(teacher, pixels, log).float(), dim=1) @ rows.T
+    rows = F.normalize(_classifier(teacher).weight.detach(), dim=1)[photos.imagenet_rows(wnids)]
+    ceiling = F.normalize(photos.teach(teacher, pixels, log).float(), dim=1) @ rows.T
     numbers: dict[str, Any] = {
         "seen_200_classes": _named(model, pixels, [names[label] for label in labels], names),
         "teacher_seen_200_classes": _share(ceiling.argmax(1).numpy() == labels),
@@ -149,7 +190,7 @@ def _unseen(model: Backbone, path: Path, seen: set[str], folder: Path) -> dict[s
 
     from rift import images as reader
 
-    ids = {wnid: i for i, wnid in enumerate(image.imagenet_classes())}
+    ids = {wnid: i for i, wnid in enumerate(photos.imagenet_classes())}
     first = {row: name for name, rows in reversed(vocabulary.names().items()) for row in rows if len(rows) == 1}
     with zipfile.ZipFile(path) as archive:
         files = [name for name in archive.namelist() if Path(name).stem in ids and Path(name).stem not in seen]

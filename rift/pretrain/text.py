@@ -31,8 +31,12 @@ def _written(name: str, draw: random.Random) -> str:
 def name_rows(rows: Tensor) -> tuple[list[str], Tensor]:
     """Return every known name and its target `(m, d)`: the normalized mean of the classifier rows `(1000, d)` that it names."""
     names = vocabulary.names()
-    targets = torch.stack([rows[list(named)].mean(0) for named in names.values()])
-    return list(names), F.normalize(targets, dim=1)
+    return list(names), directions(rows, list(names.values()))
+
+
+def directions(rows: Tensor, names: list[tuple[int, ...]]) -> Tensor:
+    """Return the normalized mean `(m, d)` of the classifier rows `(1000, d)` of each name."""
+    return F.normalize(torch.stack([rows[list(named)].mean(0) for named in names]), dim=1)
 
 
 @torch.no_grad()
