@@ -185,7 +185,7 @@ def list_(
     from rift import api
 
     rows = api.listing(menu, lab)
-    _print(rows, json_, "\n".join(f"{row['name']:16} {row['summary']}" for row in rows))
+    _print(rows, json_, "\n".join(f"{row['name']:20} {row['summary']}" for row in rows))
 
 
 @app.command()
@@ -222,10 +222,7 @@ def example(
     """Make the finished comparison that the app opens with; with --measured, the table of numbers beside it."""
     from rift import example as recipe
 
-    if measured:
-        recipe.condense(measured)
-    else:
-        recipe.make(out or recipe.PATH, _say)
+    recipe.condense(measured) if measured else recipe.make(out or recipe.PATH, _say)
 
 
 @app.command(hidden=True)

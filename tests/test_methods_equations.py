@@ -152,7 +152,8 @@ def test_a_budget_buys_about_the_same_number_of_parameters_everywhere(budget):
         one, two, got = (bought(name, **options) for options in ({setting: 1}, {setting: 2}, {"budget": budget}))
         assert abs(got - wanted) <= (two - one) / 2, name
         assert 0.8 < got / wanted < 1.2, name
-    assert 0.6 < bought("oft", budget=budget) / wanted < 1.4  # sizes that divide a width lie far apart
+    if budget < 0.02:  # more than that is past OFT's whole range with queries, keys and values alone
+        assert 0.6 < bought("oft", budget=budget) / wanted < 1.4  # sizes that divide a width lie far apart
 
 
 @pytest.mark.parametrize(
