@@ -51,7 +51,7 @@ def distill(
     scale = nn.Parameter(torch.tensor(math.log(16.0), device=device))
     sizes = [size for epochs, size in stages for _ in range(epochs)]
     lessons, photos = lessons.to(device), torch.arange(len(lessons.pixels)).repeat_interleave(lessons.repeats)
-    per_epoch = len(photos) // batch_size
+    per_epoch = max(1, len(photos) // batch_size)
     warmup = max(1, per_epoch * len(sizes) // 30)
     with _threads(lanes, device) as pool:
         optimizers = _optimizers(tower, scale, learning_rate, pool)
