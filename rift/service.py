@@ -153,22 +153,20 @@ def runs(arms: Sequence[Arm]) -> list[Run]:
     return [arm.runs[seed] for seed in range(max(len(arm.runs) for arm in arms)) for arm in arms]
 
 
-def status(lab: Lab, name: str) -> Status:
+def status(lab: Lab, name: str, *, device: str = "auto") -> Status:
     """Return how far a comparison is, from its runs' last events; a queue or a run that lost its worker gets a new one."""
     chosen = arms(lab, name)
     queue = runs(chosen)
-    for run in queue:
-        if run.state == "lost" and sum(event["event"] == "start" for event in run.events()) < MOST_STARTS:
-            lab.requeue(run)
     names = {run.id: arm.name for arm in chosen for run in arm.runs}
-    states, events = [run.state for run in queue], [run.last_event() for run in queue]
+    states = [_taken_up(lab, run) for run in queue]
+    events = [run.last_event() for run in queue]
     progress = sum(map(_share, states, events)) / len(queue)
     version = digest([states, [(event.get("event"), event.get("time")) for event in events]])[:16]
     waiting = [i for i, state in enumerate(states) if state not in ENDED]
     if not waiting:
         state, message = _ended(queue, states, names)
         return Status(state, progress, None, message, version, states.count("done"))
-    jobs.ensure_worker(lab)
+    jobs.ensure_worker(lab, device)
     left = estimate.seconds_left(lab, queue, states, events, _sizes(lab.root, name))
     now = next((i for i in waiting if states[i] != "queued"), waiting[0])
     name, event, place = names[queue[now].id], events[now], f"run {now + 1} of {len(queue)}"
@@ -182,6 +180,15 @@ def status(lab: Lab, name: str) -> Status:
         before = "another run" if ahead == 1 else f"{ahead} other runs"
         return Status("queued", progress, None, f"Waiting for {before}; yours come next.", f"{version}-{ahead}")
     return Status("preparing", progress, left, f"Starting {name}, {place}.", version)
+
+
+def _taken_up(lab: Lab, run: Run) -> str:
+    """Return a run's state; one whose process vanished is queued again first, MOST_STARTS times at most."""
+    state = run.state
+    if state != "lost" or sum(event["event"] == "start" for event in run.events()) >= MOST_STARTS:
+        return state
+    lab.requeue(run)
+    return run.state
 
 
 def _ahead(lab: Lab, mine: Collection[str]) -> int:

@@ -88,6 +88,14 @@ def test_the_state_follows_the_runs_files(lab, order):
     assert {run.state for run in lab.runs()} == {"queued"}, "starting again takes up what ended unfinished"
 
 
+def test_a_queue_without_a_worker_gets_one_of_the_asked_device(lab, order, monkeypatch):
+    asked = []
+    monkeypatch.setattr(jobs, "ensure_worker", lambda lab, device="auto": asked.append(device))
+    name = service.start(lab, order, device="cpu")
+    service.status(lab, name, device="cpu")
+    assert asked == ["cpu", "cpu"]
+
+
 def test_a_stop_keeps_the_queue_from_going_on(lab, order):
     name = service.start(lab, order)
     service.stop(lab, name)

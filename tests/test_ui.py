@@ -167,6 +167,15 @@ def test_a_token_that_was_not_given_out_opens_nothing(served, lab, tmp_path):
         files._sign.loads(address.rpartition("/")[2])
 
 
+def test_the_numbers_of_a_comparison_that_was_stopped_half_way_can_be_taken_away(served, monkeypatch):
+    """They are not kept as a file, since they would not be the last ones."""
+    files, _, client = served
+    monkeypatch.setattr(ui.files.service, "result", lambda lab, name: {"arms": ["none"]})
+    answer = client.get(files.document("lab", "0" * 16, "comparison.json"))
+    assert answer.status_code == 200 and answer.json() == {"arms": ["none"]}
+    assert 'filename="comparison.json"' in answer.headers["content-disposition"]
+
+
 def test_what_is_gone_is_told_as_gone(served):
     files, data, client = served
     for address in (

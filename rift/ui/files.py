@@ -6,6 +6,7 @@ which picture of which set; it is signed with the lab's own secret, so none can 
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -82,9 +83,8 @@ class Files:
         lab, comparison, name = token
         if name == "report.html":
             return FileResponse(service.write_report(self.labs[lab], comparison), headers=HEADERS, filename=name)
-        service.result(self.labs[lab], comparison)
-        path = self.labs[lab].comparisons / comparison / "comparison.json"
-        return FileResponse(path, headers=HEADERS, filename=name)
+        text = json.dumps(service.result(self.labs[lab], comparison), indent=1, ensure_ascii=False)
+        return Response(text, 200, HEADERS | {"Content-Disposition": f'attachment; filename="{name}"'}, "application/json")
 
 
 def _secret(path: Path) -> str:

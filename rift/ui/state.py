@@ -109,7 +109,7 @@ def connect(app: App) -> None:
         if here is None:
             return only(gr.Timer(active=False), "", ready, html(IDLE))
         try:
-            status = service.status(here.lab, here.id)
+            status = service.status(here.lab, here.id, device=app.device)
         except UserError as error:
             return only(gr.Timer(active=False), "", ready, problem(error))
         mark = f"{here.key} {status.version}"

@@ -97,7 +97,7 @@ def build(app: App) -> None:
         asked, home, source = controls.order(values)
         service.adopt(app.lab, app.labs[home], asked.data)
         name = service.start(app.lab, asked, source, device=app.device)
-        if service.status(app.lab, name).state == "done":
+        if service.status(app.lab, name, device=app.device).state == "done":
             gr.Info("Exactly this was trained here before; this is its result. Another seed or setting gives a new one.")
         return {**values[0], "comparison": f"lab/{name}"}, gr.Tabs(selected="watch")
 
