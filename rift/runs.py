@@ -185,6 +185,11 @@ class Lab:
                 shutil.rmtree(draft, ignore_errors=True)
         return Run(path)
 
+    def adopt(self, other: Lab, data: str) -> None:
+        """Take an image set of another lab into this one; nothing happens where it already is."""
+        if not (self.data / data).exists():
+            shutil.copytree(other.data / data, self.data / data)
+
     def requeue(self, run: Run) -> None:
         """Let a stopped, failed or lost run be taken up again from its last checkpoint."""
         (run.path / "stop").unlink(missing_ok=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime
 import itertools
 import json
-import shutil
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -290,12 +289,6 @@ def curves(lab: Lab, name: str) -> dict[str, list[dict[str, Any]]]:
 def _once(events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     newest = {(event["event"], event[event["event"]]): event for event in events if event["event"] in ("step", "epoch")}
     return list(newest.values())
-
-
-def adopt(lab: Lab, other: Lab, data: str) -> None:
-    """Take an image set of another lab into this one; nothing happens where it already is."""
-    if not (lab.data / data).exists():
-        shutil.copytree(other.data / data, lab.data / data)
 
 
 def comparisons(lab: Lab) -> list[str]:

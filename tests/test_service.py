@@ -166,5 +166,5 @@ def test_an_estimate_comes_from_the_labs_own_runs(lab, order):
 def test_a_set_is_adopted_once(lab, order, tmp_path):
     other = Lab(tmp_path / "other")
     for _ in range(2):
-        service.adopt(other, lab, order.data)
+        other.adopt(lab, order.data)
     assert (other.data / order.data / "manifest.json").exists()

@@ -95,7 +95,7 @@ def build(app: App) -> None:
 
     def begin(*values: Any) -> tuple[dict[str, str], Any]:
         asked, home, source = controls.order(values)
-        service.adopt(app.lab, app.labs[home], asked.data)
+        app.lab.adopt(app.labs[home], asked.data)
         name = service.start(app.lab, asked, source, device=app.device)
         if service.status(app.lab, name, device=app.device).state == "done":
             gr.Info("Exactly this was trained here before; this is its result. Another seed or setting gives a new one.")
