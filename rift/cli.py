@@ -202,16 +202,19 @@ def pretrain(
     ] = None,
     cifar: Annotated[Path | None, typer.Option("--cifar", help="zip of CIFAR-10 test folders, for the card")] = None,
     unseen: Annotated[Path | None, typer.Option("--unseen", help="zip of ImageNet photos, one a class, for the card")] = None,
-    stages: Annotated[str, typer.Option("--stages", help="epochs@pixels, comma-separated")] = "6@32,4@48,2@56",
+    stages: Annotated[
+        str, typer.Option("--stages", help="epochs@pixels, comma-separated; a + begins anew at half the learning rate")
+    ] = "6@32,4@48,2@56+3@48,5@64",
     device: Device = "auto",
 ) -> None:
     """Make the embedded model: distill a small image tower and a text tower from a ViT-tiny."""
     from rift import pretrain as recipe
     from rift.recipe import pick_device
 
-    plan = [(int(epochs), int(pixels)) for epochs, pixels in (stage.split("@") for stage in stages.split(","))]
+    pairs = [[stage.split("@") for stage in cycle.split(",")] for cycle in stages.split("+")]
+    cycles = [[(int(epochs), int(pixels)) for epochs, pixels in cycle] for cycle in pairs]
     files = {"teacher": teacher, "coarse": coarse, "cifar": cifar, "unseen": unseen}
-    recipe.run(images, validation, work, out, **files, stages=plan, device=pick_device(device).type, log=_say)
+    recipe.run(images, validation, work, out, **files, cycles=cycles, device=pick_device(device).type, log=_say)
 
 
 @app.command()

@@ -110,8 +110,8 @@ def test_a_seen_class_answers_the_one_everyday_word_that_names_it():
 
 def test_a_stopped_training_resumes_with_the_same_bits(tmp_path: Path, monkeypatch):
     lessons, quiet = photos_of(8), {"batch_size": 4, "lanes": 1, "log": lambda line: None}
-    stages = [(2, 16)]
-    whole = image.distill(lessons, stages=stages, checkpoint=tmp_path / "whole.pt", **quiet)
+    cycles = [[(1, 16)], [(1, 16)]]
+    whole = image.distill(lessons, cycles=cycles, checkpoint=tmp_path / "whole.pt", **quiet)
 
     def stop(*args, keep=image._keep):
         keep(*args)
@@ -119,9 +119,9 @@ def test_a_stopped_training_resumes_with_the_same_bits(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(image, "_keep", stop)
     with pytest.raises(KeyboardInterrupt):
-        image.distill(lessons, stages=stages, checkpoint=tmp_path / "cut.pt", **quiet)
+        image.distill(lessons, cycles=cycles, checkpoint=tmp_path / "cut.pt", **quiet)
     monkeypatch.undo()
-    resumed = image.distill(lessons, stages=stages, checkpoint=tmp_path / "cut.pt", **quiet)
+    resumed = image.distill(lessons, cycles=cycles, checkpoint=tmp_path / "cut.pt", **quiet)
     assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True))
 
 
@@ -197,8 +197,8 @@ def test_the_whole_recipe_runs_resumes_and_writes_a_card(shared, tmp_path, monke
         "unseen": None,
         "log": said.append,
     }
-    pretrain.run(small, small, tmp_path / "work", tmp_path / "out", stages=[(1, 32)], **common)
-    pretrain.run(small, small, tmp_path / "work", tmp_path / "out", stages=[(1, 32), (1, 48)], **common)
+    pretrain.run(small, small, tmp_path / "work", tmp_path / "out", cycles=[[(1, 32)]], **common)
+    pretrain.run(small, small, tmp_path / "work", tmp_path / "out", cycles=[[(1, 32), (1, 48)]], **common)
     epochs = [line.split(":")[0] for line in said if line.startswith("epoch")]
     assert epochs == ["epoch 1/1 at 32 px", "epoch 2/2 at 48 px"]
     card = json.loads((tmp_path / "out" / "embedded.json").read_text())

@@ -41,7 +41,7 @@ def run(
     coarse: Path | None,
     cifar: Path | None,
     unseen: Path | None,
-    stages: list[tuple[int, int]],
+    cycles: list[list[tuple[int, int]]],
     device: str = "cpu",
     log: Log = print,
 ) -> None:
@@ -55,7 +55,7 @@ def run(
     seen = rows[photos.imagenet_rows(wnids)]
     tower = image.distill(
         lessons,
-        stages=stages,
+        cycles=cycles,
         checkpoint=work / "tower.pt",
         device=device,
         log=log,
@@ -65,7 +65,7 @@ def run(
     ship(embedded.fold(tower), state, out / "embedded.safetensors")
     log(f"trained in {(time.perf_counter() - began) / 60:.0f} minutes of this call")
     numbers = measure(out / "embedded.safetensors", teacher_model, held_out, held_out_labels, validation, cifar, unseen, log)
-    (out / "embedded.json").write_text(json.dumps({"stages": stages, "photos": len(lessons.pixels), **numbers}, indent=1) + "\n")
+    (out / "embedded.json").write_text(json.dumps({"cycles": cycles, "photos": len(lessons.pixels), **numbers}, indent=1) + "\n")
 
 
 def _lessons(images: Path, coarse: Path | None, work: Path, teacher: VisionTransformer, device: str, log: Log) -> Lessons:

@@ -30,7 +30,7 @@ from rift.pretrain.photos import Log, blur, crop, to_float
 def distill(
     lessons: Lessons,
     *,
-    stages: list[tuple[int, int]],
+    cycles: list[list[tuple[int, int]]],
     checkpoint: Path,
     device: str = "cpu",
     lanes: int = 0,
@@ -40,8 +40,9 @@ def distill(
     log: Log = print,
     check: Callable[[nn.Module, int], float] | None = None,
 ) -> VisionTransformer:
-    """Train the image tower in stages of (epochs, pixels), growing images being the cheapest speed-up; resumes by epoch.
+    """Train the image tower in cycles of stages (epochs, pixels), growing images being the cheapest speed-up; resumes by epoch.
 
+    In each cycle the learning rate rises anew and falls to nothing, from a peak half as high as that of the cycle before.
     On a CPU each of the `lanes` (0: up to four cores) takes its share of a batch on one thread: faster than many threads for
     every operation, and hardly slowed where other programs share the cores. Only one lane gives the same bits every time.
     """
@@ -49,10 +50,10 @@ def distill(
     torch.manual_seed(seed)
     tower = embedded.image_tower(norm=True).to(device)
     scale = nn.Parameter(torch.tensor(math.log(16.0), device=device))
-    sizes = [size for epochs, size in stages for _ in range(epochs)]
+    sizes = [size for stages in cycles for epochs, size in stages for _ in range(epochs)]
     lessons, photos = lessons.to(device), torch.arange(len(lessons.pixels)).repeat_interleave(lessons.repeats)
     per_epoch = max(1, len(photos) // batch_size)
-    warmup = max(1, per_epoch * len(sizes) // 30)
+    rates = [rate for i, stages in enumerate(cycles) for rate in _cycle(per_epoch * sum(epochs for epochs, _ in stages), 0.5**i)]
     with _threads(lanes, device) as pool:
         optimizers = _optimizers(tower, scale, learning_rate, pool)
         for epoch in range(_resume(checkpoint, tower, optimizers, scale), len(sizes)):
@@ -61,11 +62,9 @@ def distill(
             tower.train()
             began, running = time.perf_counter(), torch.zeros((), device=device)
             for step in range(per_epoch):
-                now = epoch * per_epoch + step
-                rate = min((now + 1) / warmup, 1 - now / (per_epoch * len(sizes)))
                 parts = order[step * batch_size : (step + 1) * batch_size].chunk(lanes)
                 learn = functools.partial(_gradients, tower, scale, lessons, sizes[epoch])
-                loss, cosine = _step(tower, scale, optimizers, list(pool.map(learn, parts, generators)), rate)
+                loss, cosine = _step(tower, scale, optimizers, list(pool.map(learn, parts, generators)), rates[epoch * per_epoch + step])
                 running += loss
             speed = per_epoch * batch_size / (time.perf_counter() - began)
             note = f", validation {check(tower.eval(), sizes[epoch]):.3f}" if check else ""
@@ -73,6 +72,12 @@ def distill(
             log(f"{head}: loss {float(running) / per_epoch:.3f}, cosine {float(cosine):.3f}, {speed:.0f} images/s{note}")
             _keep(checkpoint, tower, optimizers, scale, epoch + 1)
     return tower.cpu().eval()
+
+
+def _cycle(steps: int, peak: float) -> list[float]:
+    """Return every step's share of the learning rate: up for a thirtieth of the steps, then down in a line to nothing."""
+    warmup = max(1, steps // 30)
+    return [peak * min((step + 1) / warmup, 1 - step / steps) for step in range(steps)]
 
 
 @contextlib.contextmanager
