@@ -46,4 +46,10 @@ def look(lab: Lab, name: str, diagnostic: str, pixels: np.ndarray, labels: Seque
     backbones = {"pretrained": trained.pretrained(next(iter(done.values())))}
     backbones |= {arm: trained.finetuned(lab, run).backbone for arm, run in done.items()}
     fitted = images.fit(pixels, backbones["pretrained"].pixels)
-    return catalog.module("diagnostics", diagnostic).look(backbones, to_float(torch.from_numpy(fitted[None].copy()))[0], labels)
+    image = to_float(torch.from_numpy(fitted[None].copy()))[0]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # of one photo; several threads would wait for each other wherever a run trains beside them
+    try:
+        return catalog.module("diagnostics", diagnostic).look(backbones, image, labels)
+    finally:
+        torch.set_num_threads(threads)

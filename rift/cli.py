@@ -211,8 +211,7 @@ def pretrain(
     from rift import pretrain as recipe
     from rift.recipe import pick_device
 
-    pairs = [[stage.split("@") for stage in cycle.split(",")] for cycle in stages.split("+")]
-    cycles = [[(int(epochs), int(pixels)) for epochs, pixels in cycle] for cycle in pairs]
+    cycles = [[tuple(map(int, stage.split("@"))) for stage in cycle.split(",")] for cycle in stages.split("+")]
     files = {"teacher": teacher, "coarse": coarse, "cifar": cifar, "unseen": unseen}
     recipe.run(images, validation, work, out, **files, cycles=cycles, device=pick_device(device).type, log=_say)
 

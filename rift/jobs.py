@@ -41,6 +41,8 @@ def work(lab: Lab, device: str = "auto", ids: list[str] | None = None) -> None:
     """
     with suppress(OSError, AttributeError):  # not allowed, or not on this system: then at the usual priority
         os.nice(NICE)
+    with suppress(OSError):  # Linux shares the processor among sessions first, and this is one of its own
+        Path("/proc/self/autogroup").write_text(str(NICE))
     alone = FileLock(lab.root / "worker.lock")  # a page that asks whether it is held holds it for a moment: hence the second
     with suppress(Timeout), nullcontext() if ids is not None else alone.acquire(timeout=1):
         (lab.root / "starting").unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ def run(
     coarse: Path | None,
     cifar: Path | None,
     unseen: Path | None,
-    cycles: list[list[tuple[int, int]]],
+    cycles: Sequence[Sequence[tuple[int, ...]]],
     device: str = "cpu",
     log: Log = print,
 ) -> None:

@@ -10,7 +10,7 @@ import functools
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from rift.pretrain.photos import Log, blur, crop, to_float
 def distill(
     lessons: Lessons,
     *,
-    cycles: list[list[tuple[int, int]]],
+    cycles: Sequence[Sequence[tuple[int, ...]]],
     checkpoint: Path,
     device: str = "cpu",
     lanes: int = 0,
@@ -64,7 +64,9 @@ def distill(
             for step in range(per_epoch):
                 parts = order[step * batch_size : (step + 1) * batch_size].chunk(lanes)
                 learn = functools.partial(_gradients, tower, scale, lessons, sizes[epoch])
-                loss, cosine = _step(tower, scale, optimizers, list(pool.map(learn, parts, generators)), rates[epoch * per_epoch + step])
+                loss, cosine = _step(
+                    tower, scale, optimizers, list(pool.map(learn, parts, generators)), rates[epoch * per_epoch + step]
+                )
                 running += loss
             speed = per_epoch * batch_size / (time.perf_counter() - began)
             note = f", validation {check(tower.eval(), sizes[epoch]):.3f}" if check else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -74,24 +75,22 @@ class Menu:
         self.about = gr.HTML(self._about(default))
         self.inputs: list[Any] = [self.pick]
         self._places: dict[str, dict[str, int]] = {}
-        groups = []
+        groups: list[tuple[str, Any]] = []
         for name in names:
             fields = catalog.settings(menu, name).model_fields
-            shown = name == default and bool(fields)
-            with gr.Accordion(f"Options of {name}", open=False, visible=shown) as group, gr.Row():
-                self._places[name] = {}
+            self._places[name] = {}
+            if not fields:
+                continue
+            with gr.Accordion(f"Options of {name}", open=False, visible=name == default) as group, gr.Row():
                 for key, field in fields.items():
                     self._places[name][key] = len(self.inputs)
                     self.inputs.append(control(key, field))
             groups.append((name, group))
+        about = {name: self._about(name) for name in names}
+        # on the page itself, which needs no answer of the server for it: the sentence is there with the choice
+        shows = "".join(f", {{__type__: 'update', visible: chosen === {json.dumps(name)}}}" for name, _ in groups)
         self.pick.change(
-            lambda chosen: [
-                self._about(chosen),
-                *(gr.Accordion(visible=name == chosen and bool(self._places[name])) for name, _ in groups),
-            ],
-            self.pick,
-            [self.about, *(group for _, group in groups)],
-            **PRIVATE,
+            None, self.pick, [self.about, *(group for _, group in groups)], js=f"chosen => [({json.dumps(about)})[chosen]{shows}]"
         )
 
     def _about(self, name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Sequence
 from typing import Any
@@ -102,7 +103,8 @@ def build(app: App) -> None:
         return {**values[0], "comparison": f"lab/{name}"}, gr.Tabs(selected="watch")
 
     inputs, shown = controls.inputs, [cost, command]
-    controls.level.change(lambda name: controls.form.show(PRESETS[LEVELS[name]]), controls.level, controls.form.inputs, **PRIVATE)
+    levels = json.dumps({name: controls.form.show(PRESETS[preset]) for name, preset in LEVELS.items()})
+    controls.level.change(None, controls.level, controls.form.inputs, js=f"name => ({levels})[name]")
     app.blocks.load(preview, inputs, shown, **PRIVATE)
     changes = [one.change for one in inputs]
     gr.on(changes, preview, inputs, shown, trigger_mode="always_last", concurrency_limit=None, **PRIVATE)
