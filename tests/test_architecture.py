@@ -16,7 +16,7 @@ FLOORS = (
     "review table snapshot views",
     "dataset",
     "upload backbones tasks methods regularizers natural samples",
-    "train diagnostics toys pretrain measures",
+    "train diagnostics toys pretrain measures tuning",
     "recipe report comparison estimate trained",
     "jobs",
     "service",
