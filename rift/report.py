@@ -18,7 +18,7 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from rift import catalog, figures, images, statistics
+from rift import catalog, figures, images, statistics, tradeoff
 from rift.runs import write_bytes
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -71,7 +71,7 @@ def write(
             hashes=[_sha256(plotly), _sha256(boot)],
             verdicts=verdicts(document),
             table=table(document, measures),
-            sections=list(sections(measures)),
+            sections=[*_tradeoff(document), *sections(measures)],
             photos=[{**one, "uri": _data_uri(natural[one["index"]])} for one in photos(measures)] if natural is not None else [],
             files_={kind: files(document["data"].get(kind)) for kind in ("changed", "skipped", "warnings")},
         )
@@ -230,6 +230,28 @@ def sections(measures: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Iterato
             "arms": list(results),
             "rows": _rows(results),
         }
+
+
+def _tradeoff(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The arms against each other as a section; with two arms the verdict says all of it."""
+    arms = tradeoff.points(document)
+    if len(arms) < 3:
+        return []
+    figure = tradeoff.figure(arms)
+    about = "What each arm can do against what it kept. Dotted: the arms that no other one beats in both."
+    return [
+        {
+            "name": "tradeoff",
+            "title": "Trade-off",
+            "summary": about,
+            "sentence": tradeoff.sentence(arms),
+            "figure": figure,
+            "height": figure.layout.height,
+            "min_width": (figure.layout.meta or {}).get("min_width", 0),
+            "arms": [arm.name for arm in arms],
+            "rows": tradeoff.table(arms),
+        }
+    ]
 
 
 def _rows(results: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[Any]]]:
