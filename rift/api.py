@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rift import catalog, comparison, jobs, service
+from rift import catalog, comparison, jobs, service, tuning
 from rift import report as page
 from rift.comparison import Arm
-from rift.config import PRESETS, Choice, Training
+from rift.config import PRESETS, Choice, Strength, Training
 from rift.errors import RunError, SettingError, of_code
 from rift.runs import ENDED, SCHEMA, Lab, Run, write_json
 from rift.service import Order
@@ -29,7 +29,7 @@ def compare(
     backbone: str = "embedded",
     methods: Sequence[str] = ("full",),
     regularizers: Sequence[str] = ("rift",),
-    strengths: Sequence[float] = (1.0,),
+    strengths: Sequence[Strength] = (1.0,),
     training: Mapping[str, Any] | None = None,
     seeds: int = 1,
     natural: str | Path = "bundled",
@@ -63,6 +63,8 @@ def compare(
         from rift.dataset import split
 
         parts = split(images, settings.split_seed)
+        if "auto" in strengths:  # too few epochs for it are told before anything is trained
+            tuning.plan("strength", settings.epochs, len(parts.train), len(parts.validation))
         if here is None:
             here = Lab(out / "lab")
             images, others = (_move(one, here) for one in (images, others))

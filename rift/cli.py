@@ -54,7 +54,7 @@ def compare(
     backbone: Backbone = "embedded",
     method: Methods = None,
     regularizer: Regularizers = None,
-    strength: Annotated[str, typer.Option("--strength", help="weight of the penalty")] = "1",
+    strength: Annotated[str, typer.Option("--strength", help="weight of the penalty, or auto")] = "1",
     epochs: Epochs = None,
     seeds: Seeds = 1,
     set_: Sets = None,
@@ -89,7 +89,7 @@ def compare(
 def sweep(
     data: Data,
     out: Out,
-    strengths: Annotated[str, typer.Option("--strengths", help="comma-separated, for example 0.1,1,10")],
+    strengths: Annotated[str, typer.Option("--strengths", help="comma-separated, for example 0.1,1,10,auto")],
     backbone: Backbone = "embedded",
     method: Methods = None,
     regularizer: Regularizers = None,
@@ -240,15 +240,15 @@ def work(
     jobs.work(Lab(lab), device, run)
 
 
-def numbers(option: str, text: str) -> list[float]:
-    """Read comma-separated strengths; `setting.range` for anything but numbers of at least 0."""
+def numbers(option: str, text: str) -> list[Any]:
+    """Read comma-separated strengths; `setting.range` for anything but `auto` and numbers of at least 0."""
     try:
-        values = [float(part) for part in text.split(",")]
+        values: list[Any] = ["auto" if part == "auto" else float(part) for part in text.split(",")]
     except ValueError:
         raise SettingError(
-            "setting.range", f"{option} {text!r} is not allowed: give numbers of at least 0, for example 1."
+            "setting.range", f"{option} {text!r} is not allowed: give auto or numbers of at least 0, for example 1."
         ) from None
-    if not all(0 <= value <= 1e6 for value in values):
+    if not all(isinstance(value, str) or 0 <= value <= 1e6 for value in values):
         raise SettingError("setting.range", f"{option} {text!r} is not allowed: a strength lies between 0 and 1000000.")
     return values
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rift import __version__, catalog, similarity, statistics
-from rift.config import Choice, Experiment
+from rift.config import Choice, Experiment, Strength
 from rift.dataset import ImageSet, Split
 from rift.runs import SCHEMA, Lab, Run
 from rift.snapshot import Snapshot
@@ -46,18 +46,22 @@ class Arm:
     name: str
     method: Choice
     regularizer: Choice
-    strength: float
+    strength: Strength
     runs: tuple[Run, ...] = ()
 
 
-def plan(methods: Sequence[Choice], regularizers: Sequence[Choice], strengths: Sequence[float]) -> list[Arm]:
-    """Return every method × (none, then regularizer × strength), each once and with a unique name; the choices are checked."""
+def plan(methods: Sequence[Choice], regularizers: Sequence[Choice], strengths: Sequence[Strength]) -> list[Arm]:
+    """Return every method × (none, then regularizer × strength), each once and with a unique name; the choices are checked.
+
+    Where a strength is "auto", so is that of `none`: its learning rate is chosen from as many trials.
+    """
+    without: Strength = "auto" if "auto" in strengths else 0.0
     triples = [
         (catalog.check("methods", method), catalog.check("regularizers", regularizer), strength)
         for method in methods
-        for regularizer, strength in [(NONE, 0.0), *((one, strength) for one in regularizers for strength in strengths)]
+        for regularizer, strength in [(NONE, without), *((one, strength) for one in regularizers for strength in strengths)]
     ]
-    return _named([(method, one, 0.0 if one.name == "none" else strength) for method, one, strength in triples])
+    return _named([(method, one, without if one.name == "none" else strength) for method, one, strength in triples])
 
 
 def of_runs(runs: Sequence[Run]) -> list[Arm]:
@@ -68,20 +72,24 @@ def of_runs(runs: Sequence[Run]) -> list[Arm]:
     return [replace(arm, runs=tuple(run for e, run in experiments if _key(e) == _key(arm))) for arm in found]
 
 
-def _named(triples: Sequence[tuple[Choice, Choice, float]]) -> list[Arm]:
+def _named(triples: Sequence[tuple[Choice, Choice, Strength]]) -> list[Arm]:
     """Name each distinct arm: the regularizer, non-default options in brackets, the method in front where several run."""
     several_methods = len({method.model_dump_json() for method, _, _ in triples}) > 1
     several_strengths = len({strength for _, one, strength in triples if one.name != "none"}) > 1
     arms: dict[str, Arm] = {}
     for method, regularizer, strength in triples:
-        more = [f"strength={strength:g}"] if several_strengths and regularizer.name != "none" else []
+        more = (
+            [f"strength={strength if isinstance(strength, str) else f'{strength:g}'}"]
+            if several_strengths and regularizer.name != "none"
+            else []
+        )
         name = _name("regularizers", regularizer, more)
         name = f"{_name('methods', method, [])} {name}" if several_methods else name
         arms.setdefault(name, Arm(name, method, regularizer, strength))
     return list(arms.values())
 
 
-def _key(one: Arm | Experiment) -> tuple[str, str, float]:
+def _key(one: Arm | Experiment) -> tuple[str, str, Strength]:
     return one.method.model_dump_json(), one.regularizer.model_dump_json(), one.strength
 
 
@@ -163,6 +171,7 @@ def _arm(arm: Arm) -> dict[str, Any]:
 def _row(run: Run) -> dict[str, Any]:
     result, end = run.result(), run.end()
     row: dict[str, Any] = {"run": run.id, "seed": run.experiment.seed, "diverged": end.get("code") == "run.diverged"}
+    row |= {key: (result or {}).get(key) for key in ("strength", "learning_rate", "tuning")}
     numbers = result["numbers"] if result else {}
     reason = end.get("message") or "the run was not finished"
     for key in NUMBERS:

@@ -20,7 +20,7 @@ def about(lab: Lab, name: str) -> str:
     training, first = order.training, service.arms(lab, name)[-1]
     seeds = f"{order.seeds} seeds" if order.seeds > 1 else "1 seed"
     options = ", ".join(f"{key} {_said(value)}" for key, value in first.regularizer.options.items())
-    penalty = f"; {first.regularizer.name} ({options}), strength {first.strength:g}" if first.strength else ""
+    penalty = f"; {first.regularizer.name} ({options}), strength {_said(first.strength)}" if first.strength else ""
     return (
         f"{order.backbone.name}, {first.method.name} finetuning, {training.epochs} epochs at learning rate "
         f"{training.learning_rate:g}, {seeds}{penalty}."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import csv
 import io
 import os
@@ -14,7 +13,7 @@ import torch
 from safetensors.torch import save as to_safetensors
 from sklearn.neighbors import KNeighborsClassifier
 
-from rift import catalog, dataset, measures, similarity, train
+from rift import catalog, dataset, measures, similarity, train, trials
 from rift.config import Experiment, digest
 from rift.errors import RunError, UserError
 from rift.model import Backbone, Classifier, Task, fingerprint, trainable
@@ -53,26 +52,29 @@ def _execute(run: Run, lab: Lab, device: torch.device) -> bool:
     run.append("stage", stage="preparing")
     images, natural = dataset.load(lab.data / experiment.data), dataset.load(lab.data / experiment.natural)
     parts = dataset.split(images, training.split_seed)
-    train.seed_everything(experiment.seed)
     pretrained: Backbone = catalog.door("backbones", experiment.backbone.name)(**experiment.backbone.options).to(device).eval()
     task: Task = catalog.door("tasks", experiment.task.name)(images.classes, **experiment.task.options)
     before, before_name = snapshot_of_pretrained(lab, pretrained, images, natural, parts)
 
-    classifier = Classifier(copy.deepcopy(pretrained), task.head(pretrained.width)).to(device)
-    stages = catalog.door("methods", experiment.method.name)(classifier.backbone, **experiment.method.options)
     pixels = images.pixels(pretrained.pixels)
     views = train.Views(pixels[parts.train], images.labels[parts.train], training, experiment.seed, device)
     views.pretrained, views.cache = pretrained, lab.cache / f"views-{_views_key(experiment, pretrained, parts)}.npz"
-    build = catalog.door("regularizers", experiment.regularizer.name)
-    regularizer = build(pretrained, classifier.backbone, views, **experiment.regularizer.options).to(device)
-    state = train.State(classifier, regularizer, train.make_optimizer(classifier, regularizer, training))
+    strength, tuned = experiment.strength, None
+    if strength == "auto":
+        tuned = trials.choose(run, pretrained, task, pixels, images, parts, device)
+        if tuned is None:
+            return False
+        experiment, strength = trials.settled(experiment, tuned["chosen"])
+        training = experiment.training
+    state, stages = train.set_up(experiment, pretrained, task, views)
+    classifier = state.classifier
     _resume(run, state)
 
     run.append("stage", stage="training")
     probe = parts.validation[:PROBE]
     evaluate = _evaluator(state, task, pixels[probe], images.labels[probe], before.sets["validation"].embeddings[:PROBE], device)
-    events = train.train(state, task, views, training, experiment.strength, experiment.seed, evaluate, stages)
-    if not _train(run, state, events):
+    events = train.train(state, task, views, training, strength, experiment.seed, evaluate, stages)
+    if not _train(run, state, events, **({"tuned": True} if tuned else {})):
         return False
 
     run.append("stage", stage="evaluating")
@@ -92,6 +94,9 @@ def _execute(run: Run, lab: Lab, device: torch.device) -> bool:
         "pair": experiment.pair_id,
         "seed": experiment.seed,
         "trainable_parameters": trainable(classifier),
+        "strength": strength,
+        "learning_rate": training.learning_rate,
+        "tuning": tuned,
         "diverged": False,
         "before": before_name,
         "pretrained": _pretrained_numbers(before),
@@ -125,11 +130,11 @@ def _about_environment(device: torch.device, precision: str) -> dict[str, Any]:
     }
 
 
-def _train(run: Run, state: train.State, events: Any) -> bool:
-    """Write events, checkpoints and, when asked to stop, what is done so far; returns False when stopped."""
+def _train(run: Run, state: train.State, events: Any, **more: Any) -> bool:
+    """Write events with `more`, checkpoints and, when asked to stop, what is done so far; returns False when stopped."""
     saved = time.perf_counter()
     for event in events:
-        run.append(event.kind, **event.values)
+        run.append(event.kind, **event.values, **more)
         stop = run.stop_requested
         if stop or time.perf_counter() - saved > CHECKPOINT_SECONDS:
             folder = run.path / "checkpoint"

@@ -20,7 +20,7 @@ from pydantic import Field
 
 from rift import catalog, comparison, estimate, jobs, report
 from rift.comparison import Arm
-from rift.config import Choice, Experiment, Settings, Training, digest
+from rift.config import Choice, Experiment, Settings, Strength, Training, digest
 from rift.dataset import ImageSet, Split, load, split
 from rift.errors import RunError
 from rift.runs import ENDED, SCHEMA, Lab, Run, write_json
@@ -36,7 +36,7 @@ class Order(Settings):
     backbone: Choice = Choice(name="embedded")
     methods: tuple[Choice, ...] = (Choice(name="full"),)
     regularizers: tuple[Choice, ...] = (Choice(name="rift"),)
-    strengths: tuple[float, ...] = (1.0,)
+    strengths: tuple[Strength, ...] = (1.0,)
     baseline: bool = True  # also train every method without a regularizer
     training: Training = Training()
     seeds: Annotated[int, Field(ge=1, le=100)] = 1
@@ -159,7 +159,7 @@ def status(lab: Lab, name: str, *, device: str = "auto") -> Status:
     names = {run.id: arm.name for arm in chosen for run in arm.runs}
     states = [_taken_up(lab, run) for run in queue]
     events = [run.last_event() for run in queue]
-    progress = sum(map(_share, states, events)) / len(queue)
+    progress = sum(map(estimate.share, states, events)) / len(queue)
     version = digest([states, [(event.get("event"), event.get("time")) for event in events]])[:16]
     waiting = [i for i, state in enumerate(states) if state not in ENDED]
     if not waiting:
@@ -172,7 +172,7 @@ def status(lab: Lab, name: str, *, device: str = "auto") -> Status:
     if states[now] != "queued":
         what = {"preparing": "Preparing", "training": "Training", "evaluating": "Measuring"}[states[now]]
         kind = event.get("event", "")
-        step = f", {kind} {event[kind]} of {event[kind + 's']}" if kind in ("step", "epoch") else ""
+        step = f", {kind} {event[kind]} of {event[kind + 's']}" if kind in ("step", "epoch", "trial") else ""
         return Status(states[now], progress, left, f"{what} {name}, {place}{step}.", version)
     ahead = _ahead(lab, names)
     if ahead and not any(state in ENDED for state in states):
@@ -208,17 +208,6 @@ def _ended(runs: Sequence[Run], states: Sequence[str], names: dict[str, str]) ->
     if "lost" in states:
         return "lost", f"The process that trained {names[runs[states.index('lost')].id]} is gone; {kept}. Go on from there."
     return "stopped", f"Stopped; {kept}. Go on takes it up from where it was."
-
-
-def _share(state: str, event: dict[str, Any]) -> float:
-    """Return how much of a run is done, in [0, 1]; preparing and measuring count a twentieth each."""
-    if state in ENDED:
-        return 1.0
-    if state == "evaluating":
-        return 0.95
-    step = event["step"] / event["steps"] if event.get("event") == "step" else 0.0
-    step = event["epoch"] / event["epochs"] if event.get("event") == "epoch" else step
-    return 0.0 if state == "queued" else 0.05 + 0.9 * step
 
 
 def stop(lab: Lab, name: str) -> None:

@@ -23,6 +23,9 @@ COST = 1.8  # runs that a path may take; with the pretrained model's pass and th
 POINT = 0.01  # how much balanced accuracy a larger strength may cost
 
 
+WHAT = {"strength": STRENGTHS, "learning_rate": RATES}
+
+
 @dataclass(frozen=True)
 class Path:
     """Which values are tried, for how many epochs each, in how many folds (1: on the ordinary validation images)."""
@@ -37,15 +40,16 @@ class Path:
         return len(self.values) * self.folds
 
 
-def plan(values: Sequence[float], epochs: int, train: int, validation: int) -> Path:
+def plan(what: str, epochs: int, train: int, validation: int) -> Path:
     """Return the path that `COST` runs of `epochs` pay for: five values or, where that is too dear, every other one.
 
-    `train` and `validation` count images. Raises `setting.range` where the epochs are too few even for three values.
+    `what` is tried: "strength", or "learning_rate" of an arm without a penalty. `train` and `validation` count images. Raises
+    `setting.range` where the epochs are too few even for three values.
     """
     folds = 1 if validation >= FEW else FOLDS
     known = train if folds == 1 else (train + validation) * (folds - 1)  # images of one epoch of all folds
     needed = epochs
-    for tried in (tuple(values), tuple(values[::2])):
+    for tried in (WHAT[what], WHAT[what][::2]):
         each = len(tried) * known / train  # epochs of the final run that one epoch of the trials costs
         if (short := int(COST * epochs / each)) >= 1:
             return Path(tried, short, folds)
@@ -54,6 +58,11 @@ def plan(values: Sequence[float], epochs: int, train: int, validation: int) -> P
         "setting.range",
         f"strength=auto needs at least {needed} epochs here, since each of its short trials takes one; not {epochs}.",
     )
+
+
+def tuned(regularizer: str) -> str:
+    """Return what is tried for an arm: its strength or, where it has no penalty, its learning rate."""
+    return "learning_rate" if regularizer == "none" else "strength"
 
 
 def folds(labels: np.ndarray, groups: np.ndarray | None, seed: int) -> list[np.ndarray]:

@@ -49,7 +49,7 @@ def test_without_a_penalty_the_lowest_loss_wins():
 @pytest.mark.parametrize("train", [60, 200, 2000])
 def test_a_path_costs_less_than_two_runs(epochs, train, validation):
     try:
-        path = tuning.plan(tuning.STRENGTHS, epochs, train, validation)
+        path = tuning.plan("strength", epochs, train, validation)
     except SettingError as error:
         assert "at least" in str(error) and validation < 50 and epochs <= 10
         return
@@ -61,11 +61,11 @@ def test_a_path_costs_less_than_two_runs(epochs, train, validation):
 
 def test_too_few_epochs_are_told_with_the_number_that_is_enough():
     with pytest.raises(SettingError, match=r"at least \d+ epochs") as caught:
-        tuning.plan(tuning.STRENGTHS, 2, 100, 30)
+        tuning.plan("strength", 2, 100, 30)
     enough = int(str(caught.value).split("at least ")[1].split()[0])
-    assert tuning.plan(tuning.STRENGTHS, enough, 100, 30).epochs == 1
+    assert tuning.plan("strength", enough, 100, 30).epochs == 1
     with pytest.raises(SettingError):
-        tuning.plan(tuning.STRENGTHS, enough - 1, 100, 30)
+        tuning.plan("strength", enough - 1, 100, 30)
 
 
 def test_as_many_trials_without_a_penalty():

@@ -68,8 +68,9 @@ def _numbers(here: Shown) -> list[Any]:
         else "below a share, its 95 % interval over images; one seed, so the chance of training itself is in no interval"
     )
     table = html(
-        '<div class="rift"><h3>Numbers</h3><p class="about">Last epoch of every arm; {spread}.</p>{part}</div>',
+        '<div class="rift"><h3>Numbers</h3><p class="about">Last epoch of every arm; {spread}.</p>{part}{trials}</div>',
         spread=spread,
+        trials=report.part("tunings", document),
         part=report.part("arms", document, report.table(document, service.measures(here.lab, here.id))),
     )
     return [verdicts if found else nothing, table]
