@@ -19,9 +19,7 @@ from rift.model import Backbone, NaturalHead
 
 WIDTH = 192  # of the space in which images and names meet
 CONTEXT = 24  # most tokens of a caption
-SCALE = (
-    16.0  # cosine times this is the logit; where the pretrained model's probabilities fit its hits best on the validation pack
-)
+SCALE = 22.0  # cosine times this is the logit; where the model's probabilities fit its hits best on the validation pack
 PATH = Path(__file__).parents[2] / "assets" / "embedded.safetensors"
 
 
