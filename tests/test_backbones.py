@@ -25,7 +25,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from rift import catalog
-from rift.backbones import _hub, checkpoint, open_clip, timm
+from rift.backbones import _clip, _hub, checkpoint, open_clip, timm
 from rift.config import Choice
 from rift.errors import ModelError, SettingError
 from rift.model import Backbone
@@ -341,7 +341,8 @@ def clip(shallow) -> tuple[real_open_clip.CLIP, Backbone]:
 
 def test_every_clip_key_names_the_same_tower_twice():
     assert set(open_clip.MODELS) == set(typing.get_args(open_clip.Model))
-    for name, tower, repository in open_clip.MODELS.values():
+    for tower, repository in open_clip.MODELS.values():
+        name = _clip.CONFIGS[tower.split(".")[0]]
         config, cfg = real_open_clip.get_model_config(name), real_timm.get_pretrained_cfg(tower)
         assert config["embed_dim"] == cfg.num_classes and cfg.mean == real_open_clip.OPENAI_DATASET_MEAN
         assert config["vision_cfg"]["image_size"] == cfg.input_size[1]
@@ -350,21 +351,12 @@ def test_every_clip_key_names_the_same_tower_twice():
         assert f"patch{patch}_" in tower and (f"patch{patch}_" in repository or f"-{patch}-" in repository)
 
 
-@pytest.mark.slow
-def test_the_whole_image_tower_agrees_with_open_clip():
-    agree(*twins())
-
-
 def test_a_shallow_image_tower_agrees_with_open_clip(clip):
-    agree(*clip)
-
-
-def agree(original: real_open_clip.CLIP, backbone: Backbone) -> None:
+    original, backbone = clip
     images = torch.rand(1, 3, 224, 224)
     with torch.no_grad():
         theirs = original.encode_image((images - backbone.mean) / backbone.std)
         ours = backbone(images)
-    print(f"largest difference {float((theirs - ours).abs().max()):.1e}")
     assert float((theirs - ours).abs().max()) <= 1e-5 < float(theirs.abs().max())
     assert backbone.width == 512 and backbone.pixels == 224
 
