@@ -57,7 +57,6 @@ def _execute(run: Run, lab: Lab, device: torch.device) -> bool:
     train.seed_everything(experiment.seed)
     pretrained: Backbone = catalog.door("backbones", experiment.backbone.name)(**experiment.backbone.options).to(device).eval()
     task: Task = catalog.door("tasks", experiment.task.name)(images.classes, **experiment.task.options)
-    before, before_name = snapshot_of_pretrained(lab, pretrained, images, natural, parts)
 
     classifier = Classifier(copy.deepcopy(pretrained), task.head(pretrained.width)).to(device)
     stages = catalog.door("methods", experiment.method.name)(classifier.backbone, **experiment.method.options)
@@ -66,6 +65,8 @@ def _execute(run: Run, lab: Lab, device: torch.device) -> bool:
     views.pretrained, views.cache = pretrained, lab.cache / f"views-{_views_key(experiment, pretrained, parts)}.npz"
     build = catalog.door("regularizers", experiment.regularizer.name)
     regularizer = build(pretrained, classifier.backbone, views, **experiment.regularizer.options).to(device)
+    # Only now, since it may take long: a method or a penalty that this backbone cannot carry has been refused by here.
+    before, before_name = snapshot_of_pretrained(lab, pretrained, images, natural, parts)
     state = train.State(classifier, regularizer, train.make_optimizer(classifier, regularizer, training))
     _resume(run, state)
 

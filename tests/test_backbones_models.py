@@ -1,4 +1,4 @@
-"""Every backbone of the menus, as its own library computes it: from random weights in a file, by the hub's way and as a local file.
+"""Every backbone of the menus, as its own library computes it: random weights in a file, by the hub's way and as a local file.
 
 One block has all the wiring and is quick; the whole models are slow: one image, one model at a time, below 8 GB of memory.
 """
@@ -77,10 +77,14 @@ def ours(backbone: Backbone) -> tuple[torch.Tensor, torch.Tensor]:
         return backbone.embed(to_float(torch.from_numpy(pixels[None].copy())))
 
 
-def written(build: Callable[[], torch.nn.Module], path: Path) -> str:
-    """Write a file of random weights for a module, all of them different from their first values; the module takes no memory."""
+def hollow(build: Callable[..., torch.nn.Module], *arguments: Any, **options: Any) -> torch.nn.Module:
+    """Build a module that takes no memory."""
     with torch.device("meta"):
-        module = build()
+        return build(*arguments, **options)
+
+
+def written(module: torch.nn.Module, path: Path) -> str:
+    """Write a file of random weights for a module, all of them different from their first values, and return its SHA-256."""
     generator = torch.Generator().manual_seed(2)
     state = {}
     for name, value in module.state_dict().items():
@@ -108,7 +112,7 @@ def close(a: torch.Tensor, b: torch.Tensor) -> bool:
 def test_a_timm_model_is_what_timm_makes_of_its_file(model, depth, tmp_path, monkeypatch, shallow):
     shallow(depth)
     name, path = timm.MODELS[model], tmp_path / "model.safetensors"
-    digest = written(lambda: real_timm.create_model(name, pretrained=False), path)  # DINOv2's positions are those of 518 px
+    digest = written(hollow(real_timm.create_model, name, pretrained=False), path)  # DINOv2's positions are those of 518 px
     try:
         reference = real_timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(path)}, img_size=224).eval()
         config = real_timm.data.resolve_model_data_config(reference) | {"input_size": (3, 224, 224), "crop_pct": 1.0}
@@ -148,7 +152,7 @@ def test_a_clip_model_is_what_open_clip_makes_of_its_file(model, depth, tmp_path
     tower, repository = open_clip.MODELS[model]
     name, path = _clip.CONFIGS[tower.split(".")[0]], tmp_path / "open_clip_model.safetensors"
     original = real_open_clip.CLIP(**real_open_clip.get_model_config(name)).eval()
-    digest = written(lambda: original, path)
+    digest = written(original, path)
     try:
         real_open_clip.load_checkpoint(original, str(path))
         image = real_open_clip.image_transform(224, is_train=False)(PICTURE)[None]  # its defaults are OpenAI's CLIP
@@ -209,7 +213,7 @@ def test_a_siglip_file_of_open_clip_gives_its_image_tower(tmp_path, shallow):
     config.pop("custom_text")
     original = real_open_clip.CustomTextCLIP(**config).eval()
     path = tmp_path / "siglip.safetensors"
-    written(lambda: original, path)
+    written(original, path)
     real_open_clip.load_checkpoint(original, str(path))
     backbone = checkpoint.load(path=str(path), architecture="vit_base_patch16_siglip_224").eval()
     image = real_open_clip.image_transform(224, is_train=False, mean=(0.5,) * 3, std=(0.5,) * 3)(PICTURE)[None]
@@ -221,7 +225,7 @@ def test_a_siglip_file_of_open_clip_gives_its_image_tower(tmp_path, shallow):
 def test_a_clip_file_for_another_architecture_is_refused_in_words(tmp_path, shallow):
     shallow(1)
     path = tmp_path / "open_clip_model.safetensors"
-    written(lambda: real_open_clip.CLIP(**real_open_clip.get_model_config("ViT-B-32")), path)
+    written(hollow(real_open_clip.CLIP, **real_open_clip.get_model_config("ViT-B-32")), path)
     for architecture, words in (
         ("vit_base_patch16_clip_224", r"conv1\.weight is \(768, 3, 32, 32\), needed \(768, 3, 16, 16\)"),
         ("vit_base_patch16_224", "do not fit the architecture"),
@@ -235,7 +239,6 @@ def test_a_clip_file_keeps_its_projection_and_loses_a_head_of_another_task(tmp_p
     shallow(1)
     for classes, width, natural in ((512, 512, False), (1000, 768, True), (0, 768, False)):
         path = tmp_path / "model.safetensors"
-        build = functools.partial(real_timm.create_model, "vit_base_patch32_clip_224", pretrained=False, num_classes=classes)
-        written(build, path)
+        written(hollow(real_timm.create_model, "vit_base_patch32_clip_224", pretrained=False, num_classes=classes), path)
         backbone = checkpoint.load(path=str(path), architecture="vit_base_patch32_clip_224")
         assert backbone.width == width and (backbone.natural_head(["goldfish"]) is not None) == natural

@@ -140,7 +140,8 @@ def _neighbors(name: str, before: Arrays, queries: np.ndarray, seed: int) -> Res
     hits = np.zeros(len(labels), bool)
     for fold in (0, 1):
         known, asked = (half != fold) & (labels >= 0), (half == fold) & (labels >= 0)
-        vote = KNeighborsClassifier(min(NEIGHBORS, int(known.sum())), metric="cosine").fit(before.embeddings[known], labels[known])
+        vote = KNeighborsClassifier(min(NEIGHBORS, int(known.sum())), metric="cosine")
+        vote.fit(before.embeddings[known], labels[known])
         hits[asked] = vote.predict(queries[asked]) == labels[asked]
     twice = np.isin(labels, labels[half == 1]) & (labels >= 0)  # a label with one image has no other to be found by
     return _score(name, hits[twice])
