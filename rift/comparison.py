@@ -31,6 +31,7 @@ NUMBERS = [
     "natural_top5",
     "natural_accuracy_unrotated",
     "natural_agreement",
+    "natural_knn_accuracy",
     "task_loss",
     "penalty",
     "seconds",
@@ -140,9 +141,11 @@ def report_of(images: ImageSet) -> dict[str, Any]:
 
 def _natural_warnings(natural: ImageSet, before: Snapshot) -> list[dict[str, str]]:
     warnings = report_of(natural)["warnings"]
+    judge = before.judge()
+    by_mean = "it has one image, and nearest mean takes two"
     for index, label in enumerate(natural.classes):
-        if before.rows is None or np.isnan(before.rows[index]).any():
-            why = "the backbone has no natural head" if before.rows is None else "the backbone knows no such word"
+        if index not in judge.known:
+            why = by_mean if judge.way == "nearest mean" else "the backbone knows no such word"
             message = f"{label!r} is not scored: {why}."
             warnings.append({"file": label, "code": "natural.unknown", "message": message})
     return warnings

@@ -6,6 +6,7 @@ import csv
 import io
 import os
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -52,9 +53,9 @@ def _execute(run: Run, lab: Lab, device: torch.device) -> bool:
     run.append("stage", stage="preparing")
     images, natural = dataset.load(lab.data / experiment.data), dataset.load(lab.data / experiment.natural)
     parts = dataset.split(images, training.split_seed)
+    train.seed_everything(experiment.seed)
     pretrained: Backbone = catalog.door("backbones", experiment.backbone.name)(**experiment.backbone.options).to(device).eval()
     task: Task = catalog.door("tasks", experiment.task.name)(images.classes, **experiment.task.options)
-    before, before_name = snapshot_of_pretrained(lab, pretrained, images, natural, parts)
 
     pixels = images.pixels(pretrained.pixels)
     views = train.Views(pixels[parts.train], images.labels[parts.train], training, experiment.seed, device)
@@ -68,6 +69,8 @@ def _execute(run: Run, lab: Lab, device: torch.device) -> bool:
         training = experiment.training
     state, stages = train.set_up(experiment, pretrained, task, views)
     classifier = state.classifier
+    # Only now, since it may take long: a method or a penalty that this backbone cannot carry has been refused by here.
+    before, before_name = snapshot_of_pretrained(lab, pretrained, images, natural, parts)
     _resume(run, state)
 
     run.append("stage", stage="training")
@@ -204,8 +207,8 @@ def snapshot_of_pretrained(
         rows = np.full((len(natural.classes), pretrained.width), np.nan, np.float32)
         if head.classes:
             rows[[natural.classes.index(label) for label in head.classes]] = head.rows.float().cpu().numpy()
-    scale = head.scale if head is not None else 100.0
-    before = Snapshot({**sets, "natural": whole(natural)}, images.classes, natural.classes, rows, scale)
+    scale, kind = (head.scale, head.kind) if head is not None else (100.0, "")
+    before = Snapshot({**sets, "natural": whole(natural)}, images.classes, natural.classes, rows, scale, kind)
     before.save(lab.cache / name)
     return before, name
 
@@ -213,7 +216,8 @@ def snapshot_of_pretrained(
 def _pretrained_numbers(before: Snapshot) -> dict[str, Any]:
     """Return what the pretrained model can do before any finetuning: natural accuracy, and 5-NN on the medical test images."""
     measured = measures.plain(catalog.door("diagnostics", "zero_shot")(before, before))
-    numbers = {key: measured[key] for key in measured if key.removesuffix("_reason") in ("natural_accuracy", "natural_top5")}
+    kept = ("natural_accuracy", "natural_top5", "natural_head", "natural_knn_accuracy")
+    numbers = {key: measured[key] for key in measured if key.removesuffix("_reason") in kept}
     known, test = before.sets["train"], before.sets["test"]
     neighbors = KNeighborsClassifier(min(5, len(known.labels)), metric="cosine").fit(known.embeddings, known.labels)
     return {**numbers, "knn_accuracy": float(neighbors.score(test.embeddings, test.labels))}
@@ -226,7 +230,7 @@ def _snapshot(
     medical = capture(classifier, pixels, images.ids, images.labels)
     seen = capture(classifier.backbone, natural.pixels(classifier.backbone.pixels), natural.ids, natural.labels)
     sets = {name: _subset(medical, indices) for name, indices in vars(parts).items()}
-    return Snapshot({**sets, "natural": seen}, before.classes, before.natural_classes, before.rows, before.scale)
+    return replace(before, sets={**sets, "natural": seen})
 
 
 def _subset(arrays: Arrays, indices: np.ndarray) -> Arrays:

@@ -186,6 +186,8 @@ def table(document: Mapping[str, Any], measures: Mapping[str, Mapping[str, Mappi
     A cell has the standard error over seeds; where there is one seed, the interval over images if its diagnostic gives one.
     """
     test, natural = document["data"]["counts"]["test"], document["natural"]["images"]
+    ways = {"classifier": ", by its classifier", "nearest mean": ", by nearest mean"}
+    way = ways.get(document["pretrained"].get("natural_head"), "")
     counts = {"test": (test, "test images"), "natural": (natural, "natural images")}
     rows = []
     for metric, name, kind in METRICS:
@@ -200,7 +202,8 @@ def table(document: Mapping[str, Any], measures: Mapping[str, Mapping[str, Mappi
                 _interval({arm["name"]: measures.get(arm["name"], {})}, metric) if error is None and mean is not None else None
             )
             cells.append({"mean": mean, "error": error, "interval": interval, "reason": reason})
-        rows.append({"name": name, "n": counts.get(kind), "cells": cells})
+        by = way if metric.startswith("natural_accuracy") else ""
+        rows.append({"name": f"{name}{by}", "n": counts.get(kind), "cells": cells})
     return rows
 
 

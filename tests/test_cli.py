@@ -33,6 +33,7 @@ RUN = [
     "natural_top5",
     "natural_accuracy_unrotated",
     "natural_agreement",
+    "natural_knn_accuracy",
     "task_loss",
     "penalty",
     "seconds",
@@ -104,7 +105,8 @@ def test_compare_writes_a_document_that_holds_to_the_contract(finished):
         and len(document["backbone"]["weights"]) == 64
     )
     assert {"name", "images", "classes", "warnings"} <= set(document["natural"])
-    assert {"natural_accuracy", "natural_top5", "knn_accuracy"} <= set(document["pretrained"])
+    assert {"natural_accuracy", "natural_top5", "knn_accuracy", "natural_knn_accuracy"} <= set(document["pretrained"])
+    assert document["pretrained"]["natural_head"] == "text"
     assert {"python", "torch", "device", "threads", "precision", "rift"} <= set(document["environment"])
     assert [arm["name"] for arm in document["arms"]] == ["none", "rift"]
     for arm in document["arms"]:
@@ -292,3 +294,11 @@ def test_ctrl_c_is_exit_130_and_the_same_command_goes_on(tmp_path):
 def test_sweep_refuses_a_cluster_it_does_not_know(tmp_path, here):
     done = here("sweep", "sample:phantoms", "--out", tmp_path / "out", "--strengths", "1", "--cluster", "moon")
     assert done.returncode == 2 and "error[setting.range]" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_method_that_the_backbone_cannot_carry_is_refused_in_words(tmp_path):
+    done = rift("compare", "sample:phantoms:images_per_class=8", "--out", tmp_path, "--method", "last_blocks:blocks=9")
+    last = done.stderr.splitlines()[-1]
+    assert (done.returncode, last) == (2, "error[setting.range]: last_blocks: blocks = 9, but this backbone has 4.")
+    assert not (tmp_path / "comparison.json").exists() and not (tmp_path / "report.html").exists()
