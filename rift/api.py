@@ -201,15 +201,33 @@ def verify(data: str | Path, *, leave_out_small: bool = False) -> dict[str, Any]
         return head | comparison.report_of(images)
 
 
-def measure(run: str, diagnostic: str, settings: Mapping[str, Any], *, lab: str | Path | None = None) -> dict[str, Any]:
-    """Measure one diagnostic on a finished run with these settings; the document is kept in the run too."""
+def measure(
+    run: str,
+    diagnostic: str,
+    settings: Mapping[str, Any],
+    *,
+    lab: str | Path | None = None,
+    device: str = "auto",
+    say: Say = lambda text: None,
+) -> dict[str, Any]:
+    """Measure one diagnostic on a finished run with these settings; the document is kept in the run too.
+
+    One that needs the models (it has `capture`) runs them on `device`, unless it did so before with the same settings.
+    """
     from rift import measures
+    from rift.recipe import pick_device
 
     chosen = Lab(lab or _lab_of(run)).run(run)
     home = Lab(chosen.path.parents[1])
     if chosen.state != "done":
         raise RunError("run.missing", f"The run {chosen.id} is {chosen.state}; only a finished run can be measured.")
-    return measures.measure_again(home, chosen, catalog.check("diagnostics", Choice(name=diagnostic, options=dict(settings))))
+    asked = catalog.check("diagnostics", Choice(name=diagnostic, options=dict(settings)))
+    return measures.measure_again(home, chosen, asked, device=pick_device(device), say=say)
+
+
+def sentence(measured: Mapping[str, Any]) -> str:
+    """Return a measured document in words, as the page has them."""
+    return str(catalog.module("diagnostics", measured["diagnostic"]).sentence(measured["runs"]))
 
 
 def _lab_of(run: str) -> Path:
