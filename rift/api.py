@@ -83,7 +83,10 @@ def compare(
     )
     name = service.place(here, order, source=str(data))
     arms = service.arms(here, name)
-    names = {run.id: f"{arm.name}, seed {run.experiment.seed}" for arm in arms for run in arm.runs}
+    names = {run.id: f"{arm.name}, seed {run.experiment.seed}" for arm in comparison.trained(arms) for run in arm.runs}
+    for arm in arms:
+        if arm.note:
+            say(arm.note)
     _finish(here, service.runs(arms), names, device, workers, say)
     return _publish(here, arms, images, others, parts, out, document_name)
 
@@ -184,11 +187,10 @@ def _publish(lab: Lab, arms: Sequence[Arm], images: Any, natural: Any, parts: An
             raise of_code(first["code"], first["message"])
         raise RuntimeError(first.get("message", "no run was finished"))
     document = comparison.document(lab, arms, images, natural, parts)
-    measures = {arm.name: next((run.measures() for run in arm.runs if run.state == "done"), {}) for arm in arms}
     out.mkdir(parents=True, exist_ok=True)
     if name:
         write_json(out / name, document)
-    page.write(document, measures, out / "report.html", natural=natural.pixels(page.PHOTO_PIXELS))
+    page.write(document, comparison.measures(arms), out / "report.html", natural=natural.pixels(page.PHOTO_PIXELS))
     return document
 
 
@@ -254,8 +256,7 @@ def report(runs: Sequence[str], out: str | Path, *, lab: str | Path | None = Non
     parts = dataset.split(images, asked[0].training.split_seed)
     arms = comparison.of_runs(chosen)
     document = comparison.document(home, arms, images, natural, parts)
-    measures = {arm.name: arm.runs[0].measures() for arm in arms}
-    page.write(document, measures, Path(out), natural=natural.pixels(page.PHOTO_PIXELS))
+    page.write(document, comparison.measures(arms), Path(out), natural=natural.pixels(page.PHOTO_PIXELS))
 
 
 def listing(menu: str, lab: str | Path | None = None) -> list[dict[str, Any]]:

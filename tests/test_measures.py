@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from rift import api, captures, catalog, dataset, measures, recipe, trained
+from rift import api, captures, catalog, comparison, dataset, measures, recipe, report, service, trained
 from rift.config import Choice, Experiment, Training
 from rift.diagnostics import interpolation
 from rift.errors import DataError, RunError, SettingError
@@ -49,7 +49,7 @@ def finished(lab: Lab, method: str, **options) -> Run:
             natural=lab.natural.digest,
             backbone=catalog.check("backbones", Choice(name="checkpoint", options=toy)),
             method=catalog.check("methods", Choice(name=method, options=options)),
-            training=Training(epochs=2, batch_size=16, views=1, learning_rate=3e-3),
+            training=Training(epochs=2, batch_size=16, views=1, learning_rate=1e-2),
         )
     )
     recipe.execute(run, lab, torch.device("cpu"))
@@ -79,7 +79,7 @@ def test_its_ends_are_the_finetuned_model_and_the_pretrained_one_under_the_train
         head = trained.build(lab, full).head
         predicted = head(torch.from_numpy(before.sets["test"].embeddings)).argmax(1).numpy()
     assert found["accuracy"][0] == pytest.approx((predicted == before.sets["test"].labels).mean(), abs=1e-6)
-    assert found["cka_debiased"][2] < found["cka_debiased"][1] < 1 and found["n"] == len(before.sets["test"].labels)
+    assert len({round(value, 6) for value in found["cka_debiased"]}) == 3 and found["n"] == len(before.sets["test"].labels)
 
 
 def test_a_point_between_is_a_model_with_these_weights(lab, full):
@@ -193,6 +193,130 @@ def test_one_form_holds_the_settings_of_capture_and_of_measure(monkeypatch):
             catalog.settings("diagnostics", "interpolation")
     finally:
         catalog.settings.cache_clear()
+
+
+@pytest.mark.parametrize("method", ["lora", "dora", "oft", "adaptformer", "vpt"])
+def test_without_its_adapter_a_trained_model_is_the_pretrained_one(method, lab):
+    result = finished(lab, method).result()
+    numbers = result["numbers"]
+    assert numbers["cka_debiased"] < 0.9999 or numbers["cka_natural_debiased"] < 0.9999, "with it, it is another"
+    assert numbers["removed_cka_debiased"] == pytest.approx(1, abs=1e-12)
+    assert numbers["removed_cka_natural_debiased"] == pytest.approx(1, abs=1e-12)
+    assert numbers["removed_natural_accuracy"] == result["pretrained"]["natural_accuracy"]
+
+
+def test_what_was_taken_out_is_measured_and_not_assumed(lab, monkeypatch):
+    lora = catalog.module("methods", "lora")
+    monkeypatch.setattr(lora, "remove", lambda backbone: None)
+    numbers = finished(lab, "lora", rank=3).result()["numbers"]
+    assert numbers["removed_cka_debiased"] == numbers["cka_debiased"] < 1
+
+
+def test_a_method_without_adapter_says_that_there_is_none(lab, full):
+    numbers = full.result()["numbers"]
+    assert numbers["removed_cka_debiased"] is None and "no adapter" in numbers["removed_cka_debiased_reason"]
+
+
+@pytest.fixture(scope="module")
+def sweep(lab) -> tuple[str, list]:
+    """Two methods with and without a penalty of two strengths, all trained."""
+    toy = {"path": str(lab.weights), "architecture": "test_vit"}
+    order = service.Order(
+        data=lab.medical.digest,
+        natural=lab.natural.digest,
+        backbone=Choice(name="checkpoint", options=toy),
+        methods=(Choice(name="linear"), Choice(name="lora")),
+        regularizers=(Choice(name="feature_l2"),),
+        strengths=(0.1, 1.0),
+        training=Training(epochs=2, batch_size=16, views=1, learning_rate=1e-2),
+    )
+    name = service.place(lab, order)
+    runs = service.runs(service.arms(lab, name))
+    for run in runs:
+        recipe.execute(run, lab, torch.device("cpu"))
+    return name, runs
+
+
+def test_a_penalty_on_a_frozen_backbone_changes_nothing_and_is_not_trained(lab, sweep):
+    name, runs = sweep
+    strengths = ("feature_l2[strength=0.1]", "feature_l2[strength=1]")
+    arms = {arm.name: arm for arm in service.arms(lab, name)}
+    assert list(arms) == [f"{method} {one}" for method in ("linear", "lora") for one in ("none", *strengths)]
+    assert len(runs) == len({run.id for run in runs}) == 4, "one of linear, three of lora"
+    document = service.result(lab, name)
+    listed = {arm["name"]: arm for arm in document["arms"]}
+    for one in strengths:
+        still = listed[f"linear {one}"]
+        assert still["same_as"] == "linear none" and still["regularizer"]["name"] == "feature_l2" and still["strength"] > 0
+        assert still["runs"] == listed["linear none"]["runs"] and still["mean"] == listed["linear none"]["mean"]
+        assert still["note"].startswith(f"linear {one} changes nothing: linear never trains the backbone")
+    assert listed["linear none"]["same_as"] is listed["lora none"]["same_as"] is listed["lora none"]["note"] is None
+    assert {row["arm"] for row in document["differences"]} == {f"lora {one}" for one in strengths}
+    trained_arms = ["linear none", "lora none", *(f"lora {one}" for one in strengths)]
+    assert list(service.measures(lab, name)) == list(service.curves(lab, name)) == trained_arms
+    assert service.status(lab, name).message == "All 4 runs are finished."
+
+
+def test_a_penalty_that_is_said_to_change_nothing_does_change_nothing(lab, sweep):
+    """What is not trained is trained here once, for comparison."""
+    name, _ = sweep
+    none = next(arm for arm in service.arms(lab, name) if arm.name == "linear none").runs[0]
+    for regularizer in catalog.names("regularizers"):
+        if regularizer == "none":
+            continue
+        options = {"labels": "dog+cat"} if regularizer == "logit_distillation" else {}
+        penalty = catalog.check("regularizers", Choice(name=regularizer, options=options))
+        other = lab.submit(none.experiment.model_copy(update={"regularizer": penalty, "strength": 1.0}))
+        recipe.execute(other, lab, torch.device("cpu"))
+        assert other.state == "done", other.end()
+        same = (none.path / "weights.safetensors", other.path / "weights.safetensors")
+        first, second = map(load_file, same)
+        assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first), regularizer
+
+
+def test_report_and_page_say_what_changes_nothing_what_was_removed_and_what_was_not_measured(lab, sweep, tmp_path):
+    name, runs = sweep
+    text = service.write_report(lab, name).read_text()
+    assert "feature_l2[strength=1]<small>changes nothing</small>" in text and '<p class="chip">changes nothing</p>' in text
+    document, found = service.result(lab, name), service.measures(lab, name)
+    rows = {row["name"]: row["cells"] for row in report.table(document, found)}
+    removed = rows["Adapter removed: natural accuracy"]
+    assert removed[0]["mean"] == document["pretrained"]["natural_accuracy"] == removed[4]["mean"] == removed[5]["mean"]
+    assert removed[1]["mean"] is None and "no adapter to remove" in removed[1]["reason"]
+    assert report.number(rows["Adapter removed: debiased CKA of medical images"][4]["mean"]) == "1"
+    assert f"python -m rift measure {runs[0].id} --lab LAB --diagnostic interpolation" in text
+    assert rows["Accuracy"][2]["interval"] == rows["Accuracy"][1]["interval"] is not None
+    before = service.write_report(lab, name).stat().st_mtime_ns
+    assert service.write_report(lab, name).stat().st_mtime_ns == before
+    api.measure(runs[0].id, "interpolation", {"points": 2}, lab=lab.root, device="cpu")
+    text = service.write_report(lab, name).read_text()
+    assert 'id="interpolation"' in text and "--diagnostic interpolation" not in text, "measured since, so the page is new"
+    assert "α = 1" in text
+    without = [{**arm, "method": {"name": "full", "options": {}}} for arm in document["arms"]]
+    assert not any("removed" in row["name"] for row in report.table({**document, "arms": without}, found))
+
+
+def test_a_run_from_before_a_number_was_known_says_so(lab, sweep, monkeypatch):
+    name, _ = sweep
+    arms = service.arms(lab, name)
+    result = Run.result
+
+    def old(self):
+        found = result(self)
+        found["numbers"] = {key: value for key, value in found["numbers"].items() if not key.startswith("removed_")}
+        return found
+
+    monkeypatch.setattr(Run, "result", old)
+    row = comparison._row(arms[-1].runs[0])
+    assert row["removed_cka_debiased"] is None
+    assert row["removed_cka_debiased_reason"] == "not measured when this run was made"
+
+
+def test_without_the_baseline_an_arm_that_changes_nothing_is_trained_as_asked(lab, sweep):
+    order, _ = service.order_of(lab, sweep[0])
+    one = order.model_copy(update={"baseline": False, "methods": (Choice(name="linear"),), "strengths": (1.0,)})
+    ((arm, (experiment,)),) = service.experiments(one)
+    assert arm.name == "feature_l2" and not arm.note and experiment.regularizer.name == "feature_l2"
 
 
 def line(accuracy: list[float], natural: list[float] | None) -> dict:
