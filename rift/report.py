@@ -215,10 +215,10 @@ def table(document: Mapping[str, Any], measures: Mapping[str, Mapping[str, Mappi
 
 
 def _interval(measures: Mapping[str, Mapping[str, Mapping[str, Any]]], metric: str) -> tuple[float, float] | None:
-    """Return the first interval of a metric that any diagnostic of any of these arms gives."""
+    """Return the first interval of a metric that any diagnostic of any of these arms gives; those of whole curves are none."""
     results = (result for one in measures.values() for result in one.values())
     found = ((result.get(f"{metric}_low"), result.get(f"{metric}_high")) for result in results)
-    return next(((low, high) for low, high in found if low is not None and high is not None), None)
+    return next(((low, high) for low, high in found if isinstance(low, float) and isinstance(high, float)), None)
 
 
 def sections(measures: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Iterator[dict[str, Any]]:
@@ -245,7 +245,7 @@ def sections(measures: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Iterato
 def _rows(results: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[Any]]]:
     """The numbers behind a figure: one row for each number or short array entry, one cell for each arm."""
     first = next(iter(results.values()))
-    classes = list(first.get("classes", ()))
+    entries = list(first.get("entries", first.get("classes", ())))  # what the places of an array stand for
     rows: list[tuple[str, list[Any]]] = []
     for name in dict.fromkeys(key for one in results.values() for key in one):
         values = [one.get(name) for one in results.values()]
@@ -261,7 +261,7 @@ def _rows(results: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[Any]
         if wordy or longest > LONGEST_ARRAY or first.get("n") == longest:
             continue
         for i in range(longest):
-            entry = classes[i] if len(classes) == longest else i + 1
+            entry = entries[i] if len(entries) == longest else i + 1
             rows.append((f"{name}, {entry}", [array[i] if i < len(array) else None for array in arrays]))
     return rows
 

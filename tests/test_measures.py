@@ -49,7 +49,7 @@ def finished(lab: Lab, method: str, **options) -> Run:
             natural=lab.natural.digest,
             backbone=catalog.check("backbones", Choice(name="checkpoint", options=toy)),
             method=catalog.check("methods", Choice(name=method, options=options)),
-            training=Training(epochs=2, batch_size=16, views=1, learning_rate=1e-2),
+            training=Training(epochs=2, batch_size=16, views=1, learning_rate=1e-2, head_learning_rate=3e-2),
         )
     )
     recipe.execute(run, lab, torch.device("cpu"))
@@ -93,7 +93,7 @@ def test_a_point_between_is_a_model_with_these_weights(lab, full):
         parts = dataset.split(lab.medical, 0)
         logits = model(to_float(torch.from_numpy(lab.medical.pixels(model.backbone.pixels)[parts.test])))[1].numpy()
     assert np.abs(arrays["logits"][1] - logits).max() < 1e-5
-    assert np.abs(arrays["logits"][1] - arrays["logits"][2]).max() > 1e-2
+    assert np.abs(arrays["logits"][1] - arrays["logits"][2]).max() > 1e-3
 
 
 def test_the_same_settings_again_run_no_model_and_others_do(lab, full, monkeypatch):
@@ -199,7 +199,7 @@ def test_one_form_holds_the_settings_of_capture_and_of_measure(monkeypatch):
 def test_without_its_adapter_a_trained_model_is_the_pretrained_one(method, lab):
     result = finished(lab, method).result()
     numbers = result["numbers"]
-    assert numbers["cka_debiased"] < 0.9999 or numbers["cka_natural_debiased"] < 0.9999, "with it, it is another"
+    assert max(numbers["cka_debiased"], numbers["cka_natural_debiased"]) < 1 - 1e-8, "with it, it is another"
     assert numbers["removed_cka_debiased"] == pytest.approx(1, abs=1e-12)
     assert numbers["removed_cka_natural_debiased"] == pytest.approx(1, abs=1e-12)
     assert numbers["removed_natural_accuracy"] == result["pretrained"]["natural_accuracy"]
