@@ -345,7 +345,7 @@ def test_the_figure_draws_each_arm_with_its_alphas_marked():
     arms = {"none": line([0.5, 0.8, 0.9], [0.9, 0.8, 0.6]), "rift": line([0.6, 0.8, 0.9], [0.9, 0.9, 0.8])}
     drawn = interpolation.figure(arms).data
     paths = [one for one in drawn if one.xaxis == "x"]
-    assert [one.name for one in paths] == ["none", "rift"] and list(paths[0].text) == ["0", "0.5", "1"]
+    assert [one.name for one in paths] == ["none", "rift"] and list(paths[0].text) == ["α 0", "α 0.5", "α 1"]
     assert list(paths[0].x) == [0.9, 0.8, 0.6] and list(paths[0].y) == [0.5, 0.8, 0.9]
     assert len([one for one in interpolation.figure({"none": line([0.5, 0.9], None)}).data if one.xaxis == "x"]) == 0
     assert not interpolation.figure({"none": {"accuracy": None, "accuracy_reason": "nothing"}}).data
