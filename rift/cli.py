@@ -150,16 +150,16 @@ def measure(
         list[str] | None, typer.Option("--set", help="key=value: a setting of the diagnostic; may be repeated")
     ] = None,
     lab: LabFolder = None,
+    device: Device = "auto",
     json_: Json = False,
 ) -> None:
-    """Measure one diagnostic on a finished run again, with other settings."""
+    """Measure one diagnostic on a finished run: again with other settings, or for the first time where it needs the models."""
     from rift import api
 
-    document = api.measure(run, diagnostic, _pairs(set_), lab=lab)
-    lines = [
-        f"{key}: {value}" for values in document["runs"].values() for key, value in values.items() if not isinstance(value, list)
-    ]
-    _print(document, json_, "\n".join(lines))
+    document = api.measure(run, diagnostic, _pairs(set_), lab=lab, device=device, say=_say)
+    values = next(iter(document["runs"].values())).items()
+    lines = [f"{key}: {value}" for key, value in values if not isinstance(value, list)]
+    _print(document, json_, "\n".join([*lines, api.sentence(document)]))
 
 
 @app.command()

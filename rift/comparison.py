@@ -32,6 +32,9 @@ NUMBERS = [
     "natural_accuracy_unrotated",
     "natural_agreement",
     "natural_knn_accuracy",
+    "removed_natural_accuracy",
+    "removed_cka_debiased",
+    "removed_cka_natural_debiased",
     "task_loss",
     "penalty",
     "seconds",
@@ -49,6 +52,15 @@ class Arm:
     regularizer: Choice
     strength: Strength
     runs: tuple[Run, ...] = ()
+    same_as: str = ""  # the arm whose runs these are, since the penalty has nothing to hold
+
+    @property
+    def note(self) -> str:
+        """Return in words why an arm has no runs of its own, empty where it has."""
+        if not self.same_as:
+            return ""
+        why = f"{self.method.name} never trains the backbone, so there is nothing that a penalty could hold"
+        return f"{self.name} changes nothing: {why}. Its numbers are those of {self.same_as}, and it is not trained again."
 
 
 def plan(methods: Sequence[Choice], regularizers: Sequence[Choice], strengths: Sequence[Strength]) -> list[Arm]:
@@ -62,7 +74,25 @@ def plan(methods: Sequence[Choice], regularizers: Sequence[Choice], strengths: S
         for method in methods
         for regularizer, strength in [(NONE, without), *((one, strength) for one in regularizers for strength in strengths)]
     ]
-    return _named([(method, one, without if one.name == "none" else strength) for method, one, strength in triples])
+    arms = _named([(method, one, without if one.name == "none" else strength) for method, one, strength in triples])
+    plain = {_key(arm)[0]: arm.name for arm in arms if arm.regularizer.name == "none"}
+    return [replace(arm, same_as=plain[_key(arm)[0]]) if _changes_nothing(arm) else arm for arm in arms]
+
+
+def _changes_nothing(arm: Arm) -> bool:
+    """Whether an arm is its baseline to the last bit: all penalties look at the backbone alone, and this one never trains."""
+    frozen = getattr(catalog.module("methods", arm.method.name), "BACKBONE_NEVER_TRAINS", False)
+    return frozen and arm.regularizer.name != "none"
+
+
+def trained(arms: Sequence[Arm]) -> list[Arm]:
+    """Return the arms that have runs of their own."""
+    return [arm for arm in arms if not arm.same_as]
+
+
+def measures(arms: Sequence[Arm]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return what each diagnostic measured, by arm and diagnostic; of several seeds the first one that is done."""
+    return {arm.name: next((run.measures() for run in arm.runs if run.state == "done"), {}) for arm in trained(arms)}
 
 
 def of_runs(runs: Sequence[Run]) -> list[Arm]:
@@ -165,6 +195,8 @@ def _arm(arm: Arm) -> dict[str, Any]:
         "regularizer": arm.regularizer.model_dump(mode="json"),
         "strength": arm.strength,
         "trainable_parameters": trained,
+        "same_as": arm.same_as or None,
+        "note": arm.note or None,
         "runs": rows,
         "mean": means,
         "standard_error": errors,
@@ -180,7 +212,8 @@ def _row(run: Run) -> dict[str, Any]:
     for key in NUMBERS:
         row[key] = numbers.get(key)
         if row[key] is None:
-            row[f"{key}_reason"] = numbers.get(f"{key}_reason") or (reason if not result else "it could not be computed")
+            unknown = "it could not be computed" if key in numbers else "not measured when this run was made"
+            row[f"{key}_reason"] = numbers.get(f"{key}_reason") or (reason if not result else unknown)
     return row
 
 
@@ -188,7 +221,7 @@ def _differences(lab: Lab, arms: Sequence[Arm]) -> list[dict[str, Any]]:
     rows = []
     for arm in arms:
         baseline = next((one for one in arms if one.method == arm.method and one.regularizer.name == "none"), None)
-        if baseline is None or arm is baseline:
+        if baseline is None or arm is baseline or arm.same_as:
             continue
         other = {run.experiment.pair_id: run for run in baseline.runs if run.state == "done"}
         done = [run for run in arm.runs if run.state == "done"]

@@ -6,7 +6,9 @@ import csv
 import io
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -91,15 +93,18 @@ def _execute(run: Run, lab: Lab, device: torch.device) -> bool:
     numbers["seconds"] = time.perf_counter() - began + (views.seconds if views.from_cache else 0.0)
     _write_predictions(run, after, task)
     _write_weights(run, classifier)
+    trained = trainable(classifier)
+    again = partial(_snapshot, classifier, images, natural, parts, before)
+    numbers |= _adapter_removed(experiment.method.name, classifier.backbone, again, before)  # nothing after needs the model
     result = {
         "schema": SCHEMA,
         "run": run.id,
         "pair": experiment.pair_id,
         "seed": experiment.seed,
-        "trainable_parameters": trainable(classifier),
         "strength": strength,
         "learning_rate": training.learning_rate,
         "tuning": tuned,
+        "trainable_parameters": trained,
         "diverged": False,
         "before": before_name,
         "pretrained": _pretrained_numbers(before),
@@ -221,6 +226,15 @@ def _pretrained_numbers(before: Snapshot) -> dict[str, Any]:
     known, test = before.sets["train"], before.sets["test"]
     neighbors = KNeighborsClassifier(min(5, len(known.labels)), metric="cosine").fit(known.embeddings, known.labels)
     return {**numbers, "knn_accuracy": float(neighbors.score(test.embeddings, test.labels))}
+
+
+def _adapter_removed(method: str, backbone: Backbone, snapshot: Callable[[], Snapshot], before: Snapshot) -> dict[str, Any]:
+    """Take the adapter out of the trained model and measure what is left, which should be the pretrained one."""
+    remove = getattr(catalog.module("methods", method), "remove", None)
+    if remove is None:
+        return measures.nothing_to_remove(method)
+    remove(backbone)
+    return measures.without_adapter(before, snapshot())
 
 
 def _snapshot(

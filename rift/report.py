@@ -34,6 +34,9 @@ METRICS = (
     ("natural_accuracy", "Natural accuracy", "natural"),
     ("natural_accuracy_unrotated", "Natural accuracy after undoing the rotation", "natural"),
     ("natural_agreement", "Natural agreement", "natural"),
+    ("removed_natural_accuracy", "Adapter removed: natural accuracy", "natural"),
+    ("removed_cka_debiased", "Adapter removed: debiased CKA of medical images", "test"),
+    ("removed_cka_natural_debiased", "Adapter removed: debiased CKA of natural images", "natural"),
     ("seconds", "Time of the arm (s)", ""),
     ("step_milliseconds", "Time of a step (ms)", ""),
 )
@@ -72,6 +75,7 @@ def write(
             verdicts=verdicts(document),
             table=table(document, measures),
             sections=[*_tradeoff(document), *sections(measures)],
+            unmeasured=unmeasured(document, measures),
             photos=[{**one, "uri": _data_uri(natural[one["index"]])} for one in photos(measures)] if natural is not None else [],
             files_={kind: files(document["data"].get(kind)) for kind in ("changed", "skipped", "warnings")},
         )
@@ -136,8 +140,8 @@ def number(value: Any) -> str:
         return value
     if isinstance(value, (bool, np.bool_)):
         return "yes" if value else "no"
-    if float(value).is_integer():
-        return f"{int(value):,}"
+    if abs(value - round(value)) < 1e-9:  # rounding of the machine, not of ours
+        return f"{round(value):,}"
     if abs(value) >= 100:
         return f"{value:,.0f}"
     short = f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
@@ -162,7 +166,7 @@ def verdicts(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     def place(value: float | None) -> float | None:
         return None if value is None else round(50 + 46 * value / reach, 2)
 
-    return [
+    found = [
         {
             "verdict": d["verdict"],
             "sentence": sentence(d),
@@ -170,6 +174,9 @@ def verdicts(document: Mapping[str, Any]) -> list[dict[str, Any]]:
         }
         for d in differences
     ]
+    notes = [arm["note"] for arm in document["arms"] if arm.get("note")]
+    nowhere = dict.fromkeys(("difference", "low", "high"))
+    return found + [{"verdict": "changes nothing", "sentence": note, "place": nowhere} for note in notes]
 
 
 def sentence(d: Mapping[str, Any]) -> str:
@@ -189,18 +196,21 @@ def table(document: Mapping[str, Any], measures: Mapping[str, Mapping[str, Mappi
     ways = {"classifier": ", by its classifier", "nearest mean": ", by nearest mean"}
     way = ways.get(document["pretrained"].get("natural_head"), "")
     counts = {"test": (test, "test images"), "natural": (natural, "natural images")}
+    adapters = any(hasattr(catalog.module("methods", arm["method"]["name"]), "remove") for arm in document["arms"])
     rows = []
     for metric, name, kind in METRICS:
-        before = document["pretrained"].get(metric)
+        if metric.startswith("removed_") and not adapters:
+            continue
+        whole = metric.removeprefix("removed_")  # an adapter's model without it stands beside the pretrained one
+        before = document["pretrained"].get(whole)
         cells: list[dict[str, Any]] = [{"mean": before, "error": None, "interval": None, "reason": None}]
-        cells[0]["interval"] = _interval(measures, f"pretrained_{metric}") if before is not None else None
+        cells[0]["interval"] = _interval(measures, f"pretrained_{whole}") if before is not None else None
         for arm in document["arms"]:
             reasons = (run.get(f"{metric}_reason") for run in arm["runs"])
             mean, error = arm["mean"].get(metric), arm.get("standard_error", {}).get(metric)
             reason = next(filter(None, reasons), "not computed") if mean is None else None
-            interval = (
-                _interval({arm["name"]: measures.get(arm["name"], {})}, metric) if error is None and mean is not None else None
-            )
+            of = measures.get(arm.get("same_as") or arm["name"], {})
+            interval = _interval({"": of}, metric) if error is None and mean is not None else None
             cells.append({"mean": mean, "error": error, "interval": interval, "reason": reason})
         by = way if metric.startswith("natural_accuracy") else ""
         rows.append({"name": f"{name}{by}", "n": counts.get(kind), "cells": cells})
@@ -208,10 +218,10 @@ def table(document: Mapping[str, Any], measures: Mapping[str, Mapping[str, Mappi
 
 
 def _interval(measures: Mapping[str, Mapping[str, Mapping[str, Any]]], metric: str) -> tuple[float, float] | None:
-    """Return the first interval of a metric that any diagnostic of any of these arms gives."""
+    """Return the first interval of a metric that any diagnostic of any of these arms gives; those of whole curves are none."""
     results = (result for one in measures.values() for result in one.values())
     found = ((result.get(f"{metric}_low"), result.get(f"{metric}_high")) for result in results)
-    return next(((low, high) for low, high in found if low is not None and high is not None), None)
+    return next(((low, high) for low, high in found if isinstance(low, float) and isinstance(high, float)), None)
 
 
 def sections(measures: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Iterator[dict[str, Any]]:
@@ -260,7 +270,7 @@ def _tradeoff(document: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _rows(results: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[Any]]]:
     """The numbers behind a figure: one row for each number or short array entry, one cell for each arm."""
     first = next(iter(results.values()))
-    classes = list(first.get("classes", ()))
+    entries = list(first.get("entries", first.get("classes", ())))  # what the places of an array stand for
     rows: list[tuple[str, list[Any]]] = []
     for name in dict.fromkeys(key for one in results.values() for key in one):
         values = [one.get(name) for one in results.values()]
@@ -276,7 +286,7 @@ def _rows(results: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[Any]
         if wordy or longest > LONGEST_ARRAY or first.get("n") == longest:
             continue
         for i in range(longest):
-            entry = classes[i] if len(classes) == longest else i + 1
+            entry = entries[i] if len(entries) == longest else i + 1
             rows.append((f"{name}, {entry}", [array[i] if i < len(array) else None for array in arrays]))
     return rows
 
@@ -284,6 +294,21 @@ def _rows(results: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[Any]
 def _said(one: Mapping[str, Any], name: str) -> Any:
     reason = one.get(f"{name}_reason")
     return f"not computed: {reason}" if one.get(name) is None and reason else one.get(name)
+
+
+def unmeasured(document: Mapping[str, Any], measures: Mapping[str, Mapping[str, Any]], lab: str = "LAB") -> list[dict[str, Any]]:
+    """Each diagnostic that was measured on no arm, with the commands that measure it."""
+    runs = [next((run["run"] for run in arm["runs"]), "RUN") for arm in document["arms"] if not arm.get("same_as")]
+    return [
+        {
+            "name": name,
+            "title": getattr(catalog.module("diagnostics", name), "TITLE", name.replace("_", " ").capitalize()),
+            "summary": catalog.summary("diagnostics", name),
+            "commands": [f"python -m rift measure {run} --lab {lab} --diagnostic {name}" for run in runs],
+        }
+        for name in catalog.names("diagnostics")
+        if not any(name in one for one in measures.values())
+    ]
 
 
 def files(rows: Sequence[Mapping[str, str]] | None) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def experiments(order: Order) -> list[tuple[Arm, list[Experiment]]]:
     """Return the arms of an order, each with its experiments by seed; raises a SettingError for a wrong choice."""
     arms = comparison.plan(order.methods, order.regularizers, order.strengths)
     if not order.baseline:
-        arms = [arm for arm in arms if arm.regularizer.name != "none"] or arms
+        arms = [replace(arm, same_as="") for arm in arms if arm.regularizer.name != "none"] or arms
     backbone, task = catalog.check("backbones", order.backbone), catalog.check("tasks", Choice(name="single_label"))
 
     def experiment(arm: Arm, seed: int) -> Experiment:
@@ -84,7 +84,8 @@ def experiments(order: Order) -> list[tuple[Arm, list[Experiment]]]:
             seed=seed,
         )
 
-    return [(arm, [experiment(arm, seed) for seed in range(order.seeds)]) for arm in arms]
+    named = {arm.name: arm for arm in arms}  # an arm that changes nothing has the runs of the one it is the same as
+    return [(arm, [experiment(named.get(arm.same_as, arm), seed) for seed in range(order.seeds)]) for arm in arms]
 
 
 def start(lab: Lab, order: Order, source: str = "", *, device: str = "auto") -> str:
@@ -148,15 +149,15 @@ def _run_ids(root: Path, name: str) -> list[tuple[Arm, list[str]]]:
 
 
 def runs(arms: Sequence[Arm]) -> list[Run]:
-    """Return all runs as they are queued: all arms of a seed before the next seed."""
-    return [arm.runs[seed] for seed in range(max(len(arm.runs) for arm in arms)) for arm in arms]
+    """Return all runs as they are queued, each once: all arms of a seed before the next seed."""
+    return [arm.runs[seed] for seed in range(max(len(arm.runs) for arm in arms)) for arm in comparison.trained(arms)]
 
 
 def status(lab: Lab, name: str, *, device: str = "auto") -> Status:
     """Return how far a comparison is, from its runs' last events; a queue or a run that lost its worker gets a new one."""
     chosen = arms(lab, name)
     queue = runs(chosen)
-    names = {run.id: arm.name for arm in chosen for run in arm.runs}
+    names = {run.id: arm.name for arm in comparison.trained(chosen) for run in arm.runs}
     states = [_taken_up(lab, run) for run in queue]
     events = [run.last_event() for run in queue]
     progress = sum(map(estimate.share, states, events)) / len(queue)
@@ -237,14 +238,15 @@ def result(lab: Lab, name: str) -> dict[str, Any]:
 
 def measures(lab: Lab, name: str) -> dict[str, dict[str, dict[str, Any]]]:
     """Return what each diagnostic measured, by arm and diagnostic; of several seeds the first one that is done."""
-    return {arm.name: next((run.measures() for run in arm.runs if run.state == "done"), {}) for arm in arms(lab, name)}
+    return comparison.measures(arms(lab, name))
 
 
 def write_report(lab: Lab, name: str) -> Path:
-    """Write the comparison's page once and return its path."""
+    """Write the comparison's page, anew once more was measured, and return its path."""
     path = _home(lab, name) / "report.html"
     document = result(lab, name)
-    if not path.exists() or document["created"] > _written(path):
+    measured = (file.stat().st_mtime for run in runs(arms(lab, name)) for file in run.path.glob("measures/*.json"))
+    if not path.exists() or document["created"] > _written(path) or max(measured, default=0.0) > path.stat().st_mtime:
         natural = load(lab.data / order_of(lab, name)[0].natural)
         report.write(document, measures(lab, name), path, natural=natural.pixels(report.PHOTO_PIXELS))
     return path
@@ -272,7 +274,7 @@ def sizes(medical: ImageSet, natural: ImageSet, parts: Split) -> estimate.Sizes:
 
 def curves(lab: Lab, name: str) -> dict[str, list[dict[str, Any]]]:
     """Return the step and epoch events of each arm's first seed; a resumed run's repeated steps count once, the last time."""
-    return {arm.name: _once(arm.runs[0].events()) for arm in arms(lab, name)}
+    return {arm.name: _once(arm.runs[0].events()) for arm in comparison.trained(arms(lab, name))}
 
 
 def _once(events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

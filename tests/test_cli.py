@@ -269,8 +269,10 @@ def test_a_sweep_has_an_arm_for_each_method_regularizer_and_strength(tmp_path):
     assert [arm["name"] for arm in document["arms"]] == [
         f"{method} {name}" for method in ("full", "linear") for name in ("none", "rift[strength=0.1]", "rift[strength=1]")
     ]
-    assert {row["baseline"] for row in document["differences"]} == {"full none", "linear none"}
+    assert {row["baseline"] for row in document["differences"]} == {"full none"}
     linear = [arm["runs"][0] for arm in document["arms"] if arm["method"]["name"] == "linear"]
+    assert len({run["run"] for run in linear}) == 1, "a penalty on a frozen backbone changes nothing and is not trained"
+    assert done.stderr.count("changes nothing") == 2
     assert all(run["cka"] == pytest.approx(1.0) and run["natural_agreement"] == 1.0 for run in linear)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,9 @@ def _diagnostic(app: App, name: str, module: Any) -> None:
         measured = service.measures(here.lab, here.id).items()  # of this diagnostic alone: a figure is drawn once
         section = next(report.sections({arm: {name: one[name]} for arm, one in measured if name in one}), None)
         if section is None:
-            return [html('<p class="rift about">Not measured on these runs.</p>'), figures.empty("not measured"), ""]
+            document, lab = service.result(here.lab, here.id), shlex.quote(str(here.lab.root))
+            how = next(one for one in report.unmeasured(document, {}, lab) if one["name"] == name)
+            return [html(MARK, part=report.part("unmeasured", how)), figures.empty("not measured"), ""]
         words = html('<p class="rift says">{text}</p>', text=section["sentence"])
         plot = gr.Plot(section["figure"], elem_classes=["wide"] if section["min_width"] else [])
         return [words, plot, html(MARK, part=report.part("data", section))]

@@ -14,7 +14,7 @@ from rift.config import PRESETS, Training
 from rift.errors import SettingError, UserError
 from rift.service import Order
 from rift.ui.state import App, duration
-from rift.ui.widgets import PRIVATE, Form, Menu, html, told
+from rift.ui.widgets import PRIVATE, Form, Menu, html, join, told
 
 TITLE, ORDER = "2 Train", 2
 MOST_SEEDS = 20
@@ -140,7 +140,8 @@ def _natural(app: App, memory: dict[str, str]) -> str:
 def _cost(app: App, asked: Order, home: str) -> Any:
     images, natural = dataset.load(app.labs[home].data / asked.data), dataset.load(app.lab.data / asked.natural)
     sizes = service.sizes(images, natural, dataset.split(images, asked.training.split_seed))
-    runs = [one for _, by_seed in service.experiments(asked) for one in by_seed]
+    planned = service.experiments(asked)
+    runs = list({one.id: one for _, by_seed in planned for one in by_seed}.values())
     seconds = estimate.seconds(app.lab, runs, sizes)
     steps = sum(estimate.steps(run, sizes.train) for run in runs)
     time = (
@@ -149,7 +150,8 @@ def _cost(app: App, asked: Order, home: str) -> Any:
         else f"About {duration(seconds)} on this machine"
     )
     what = f"{len(runs)} run{'s' if len(runs) > 1 else ''} of {images.name}, {steps} steps in all, {sizes.train} training images."
-    return html('<p class="rift cost"><b>{time}.</b> {what}</p>', time=time, what=what)
+    notes = join("<br>{note}", [{"note": arm.note} for arm, _ in planned if arm.note])
+    return html('<p class="rift cost"><b>{time}.</b> {what}{notes}</p>', time=time, what=what, notes=notes)
 
 
 def _command(asked: Order, source: str, memory: dict[str, str]) -> str:
