@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[1]
 FLOORS = (
     "errors config",
     "catalog archive images model similarity statistics figures vocabulary runs",
-    "review table snapshot views",
-    "dataset",
+    "review table snapshot views verdict",
+    "dataset differences",
     "upload backbones tasks methods regularizers natural samples",
     "train diagnostics toys pretrain measures",
     "recipe report comparison estimate trained",

@@ -95,7 +95,7 @@ def _measured() -> Any:
     now = hashlib.sha256(embedded.PATH.read_bytes()).hexdigest()
     rows = [_row(one, arm, first=i == 0) for one in sets for i, arm in enumerate(one["arms"])]
     verdicts = [
-        {"text": f"{one['name']}: {report.sentence(found)}"} for one in sets for found in one["differences"] if found["verdict"]
+        {"text": f"{one['name']}: {found['sentence']}"} for one in sets for found in report.verdicts(one) if found["verdict"]
     ]
     return html(
         MEASURED,
