@@ -110,7 +110,9 @@ def paired_statistic_difference(a: ArrayLike, b: ArrayLike, n: int, *, patients:
 
     The image part of the variance is the delete-a-group jackknife's (Kott 2001) of the mean over seeds; seed part and degrees
     of freedom are those of `paired_difference`, folds - 1 for one seed. A bootstrap would put an image beside its own copy into
-    the Gram matrix. Measured on synthetic embeddings (`tests/test_coverage.py`): COVERAGE.
+    the Gram matrix. Measured on synthetic embeddings (`tests/test_coverage.py`): for one seed the interval holds the truth in
+    96 % of draws of 40 images, 97 % of 120, 94 % of 40 patients with 3 images each (71 % as if no patient were known); for
+    three and five seeds in 99 % or more, since the t distribution of few degrees of freedom widens the image part too.
     """
     gaps = np.round(np.atleast_2d(np.asarray(a, np.float64)) - np.atleast_2d(np.asarray(b, np.float64)), ROUNDING)
     left_out = gaps[:, 1:].mean(0)

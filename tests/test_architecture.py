@@ -21,7 +21,7 @@ FLOORS = (
     "jobs",
     "service",
     "api ask naming",
-    "example",
+    "example calibration",
     "cli ui",
     "__main__",
 )
