@@ -46,7 +46,7 @@ CARDS = (
     (
         "Is a difference real?",
         "With 20 test images, one image is five points. Every number has its n and its interval, and 'not distinguishable' is "
-        "an answer: it does not mean equal. Intervals speak of images; only several seeds speak of the training.",
+        "an answer: it does not mean equal. One seed speaks of two runs, two of nothing; three or more speak of the methods.",
     ),
 )
 LIMITS = """
