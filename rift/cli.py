@@ -65,24 +65,7 @@ def compare(
     json_: Json = False,
 ) -> None:
     """Finetune with and without the regularizer, and write OUT/comparison.json and OUT/report.html."""
-    from rift import api
-
-    result = api.compare(
-        data,
-        out,
-        backbone=backbone,
-        methods=method or ["full"],
-        regularizers=regularizer or ["rift"],
-        strengths=numbers("--strength", strength),
-        training=_training(set_, epochs),
-        seeds=seeds,
-        natural=natural,
-        leave_out_small=leave_out_small,
-        device=device,
-        lab=lab,
-        say=_say,
-    )
-    _print(result, json_, f"The report is {out / 'report.html'}.")
+    _compare(locals(), numbers("--strength", strength))
 
 
 @app.command()
@@ -105,28 +88,30 @@ def sweep(
     json_: Json = False,
 ) -> None:
     """Compare several strengths: the arms are method × regularizer × strength; writes OUT/sweep.json and OUT/report.html."""
-    from rift import api
-
     if cluster != "local":
         raise SettingError("setting.range", f"--cluster {cluster!r} is not available; this version knows local.")
-    result = api.compare(
-        data,
-        out,
-        backbone=backbone,
-        methods=method or ["full"],
-        regularizers=regularizer or ["rift"],
-        strengths=numbers("--strengths", strengths),
-        training=_training(set_, epochs),
-        seeds=seeds,
-        natural=natural,
-        leave_out_small=leave_out_small,
-        device=device,
-        lab=lab,
-        workers=workers,
-        document_name="sweep.json",
-        say=_say,
-    )
-    _print(result, json_, f"The report is {out / 'report.html'}.")
+    _compare(locals(), numbers("--strengths", strengths), workers=workers, document_name="sweep.json")
+
+
+@app.command()
+def calibrate(
+    data: Data,
+    out: Out,
+    method: Annotated[str, typer.Option("--method", help="NAME or NAME:key=value, the one arm's")] = "full",
+    epochs: Epochs = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=6, max=100, help="how many seeds of the arm")] = 24,
+    set_: Sets = None,
+    natural: Natural = "bundled",
+    device: Device = "auto",
+    lab: LabFolder = None,
+    json_: Json = False,
+) -> None:
+    """Compare many seeds of one arm with themselves: how often do the tests call a difference that is none, or miss one?"""
+    from rift import calibration
+
+    more = {"training": _training(set_, epochs), "natural": natural, "device": device, "lab": lab, "say": _say}
+    found = calibration.run(data, out, method=method, seeds=seeds, **more)
+    _print(found, json_, calibration.table(found))
 
 
 @app.command()
@@ -238,6 +223,16 @@ def work(
     from rift.runs import Lab
 
     jobs.work(Lab(lab), device, run)
+
+
+def _compare(asked: dict[str, Any], strengths: list[Any], **more: Any) -> None:
+    """Carry out what `compare` and `sweep` have in common; `asked` are the options by their names."""
+    from rift import api
+
+    same = {key: asked[key] for key in ("data", "out", "backbone", "seeds", "natural", "leave_out_small", "device", "lab")}
+    same |= {"methods": asked["method"] or ["full"], "regularizers": asked["regularizer"] or ["rift"]}
+    result = api.compare(**same, strengths=strengths, training=_training(asked["set_"], asked["epochs"]), say=_say, **more)
+    _print(result, asked["json_"], f"The report is {asked['out'] / 'report.html'}.")
 
 
 def numbers(option: str, text: str) -> list[Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rift import __version__, catalog, similarity, statistics
+from rift import __version__, catalog, differences, statistics, verdict
 from rift.config import Choice, Experiment, Strength
 from rift.dataset import ImageSet, Split
 from rift.runs import SCHEMA, Lab, Run
@@ -40,7 +40,6 @@ NUMBERS = [
     "seconds",
     "step_milliseconds",
 ]
-COMPARED = ("balanced_accuracy", "accuracy", "cka_debiased", "cka_natural_debiased", "natural_accuracy")
 
 
 @dataclass(frozen=True)
@@ -135,6 +134,7 @@ def document(lab: Lab, arms: Sequence[Arm], images: ImageSet, natural: ImageSet,
     first = done[0].result() or {}
     experiment = done[0].experiment
     before = Snapshot.load(lab.cache / first["before"])
+    groups = {"test": None if images.groups is None else images.groups[parts.test], "natural": natural.groups}
     return {
         "schema": SCHEMA,
         "version": __version__,
@@ -155,7 +155,7 @@ def document(lab: Lab, arms: Sequence[Arm], images: ImageSet, natural: ImageSet,
         },
         "pretrained": first["pretrained"],
         "arms": [_arm(arm) for arm in arms],
-        "differences": _differences(lab, arms),
+        "differences": _differences(lab, arms, groups),
         "environment": {
             "python": platform.python_version(),
             "rift": __version__,
@@ -217,7 +217,8 @@ def _row(run: Run) -> dict[str, Any]:
     return row
 
 
-def _differences(lab: Lab, arms: Sequence[Arm]) -> list[dict[str, Any]]:
+def _differences(lab: Lab, arms: Sequence[Arm], groups: dict[str, np.ndarray | None]) -> list[dict[str, Any]]:
+    """Compare every arm with the arm without penalty of its method, and judge all of it as one family."""
     rows = []
     for arm in arms:
         baseline = next((one for one in arms if one.method == arm.method and one.regularizer.name == "none"), None)
@@ -226,63 +227,15 @@ def _differences(lab: Lab, arms: Sequence[Arm]) -> list[dict[str, Any]]:
         other = {run.experiment.pair_id: run for run in baseline.runs if run.state == "done"}
         done = [run for run in arm.runs if run.state == "done"]
         pairs = [(run, other[run.experiment.pair_id]) for run in done if run.experiment.pair_id in other]
-        rows += [_difference(lab, metric, arm, baseline, pairs) for metric in COMPARED]
-    return rows
+        for metric in differences.metrics(arm.runs[0]):
+            head = {"metric": metric, "arm": arm.name, "baseline": baseline.name}
+            rows.append(head | _difference(lab, metric, pairs, groups["natural" if "natural" in metric else "test"]))
+    return verdict.judged(rows)
 
 
-def _difference(lab: Lab, metric: str, arm: Arm, baseline: Arm, pairs: Sequence[tuple[Run, Run]]) -> dict[str, Any]:
-    head = {"metric": metric, "arm": arm.name, "baseline": baseline.name}
-    natural = "natural" in metric
+def _difference(lab: Lab, metric: str, pairs: differences.Pairs, groups: np.ndarray | None) -> dict[str, Any]:
     try:
-        if not pairs:
-            raise ValueError("no seed was finished in both arms")
-        found = _compare_sets(lab, metric, pairs) if metric.startswith("cka") else _compare_images(metric, pairs)
+        return asdict(differences.between(lab, metric, pairs, groups))
     except ValueError as error:
-        nothing = dict.fromkeys(("difference", "low", "high", "p_value", "verdict"))
-        return {**head, **nothing, "n": 0, "seeds": len(pairs), "difference_reason": str(error)}
-    verdict = statistics.verdict(found, smallest=statistics.SMALLEST_NATURAL if natural else statistics.SMALLEST)
-    return {**head, **asdict(found), "verdict": verdict}
-
-
-def _compare_images(metric: str, pairs: Sequence[tuple[Run, Run]]) -> statistics.Difference:
-    """Compare the share of images that are named rightly, image by image."""
-    a, b = (np.stack([_hits(run, metric) for run in side]) for side in zip(*pairs, strict=True))
-    if metric == "balanced_accuracy":
-        weights = statistics.balanced_weights(_accuracy_arrays(pairs[0][0])[1])
-        a, b = a * weights, b * weights
-    return statistics.paired_difference(a, b)
-
-
-def _accuracy_arrays(run: Run) -> tuple[np.ndarray, np.ndarray]:
-    measured = run.measures()["accuracy"]
-    return np.array(measured["predictions"]), np.array(measured["labels"])
-
-
-def _hits(run: Run, metric: str) -> np.ndarray:
-    if metric != "natural_accuracy":
-        predictions, labels = _accuracy_arrays(run)
-        return (predictions == labels).astype(float)
-    measured = run.measures()["zero_shot"]
-    if measured.get("natural_accuracy") is None:
-        raise ValueError(measured.get("natural_accuracy_reason", "no natural image was scored"))
-    scored = np.array(measured["scored"], bool)
-    return (np.array(measured["top5"])[scored, 0] == np.array(measured["labels"])[scored]).astype(float)
-
-
-def _compare_sets(lab: Lab, metric: str, pairs: Sequence[tuple[Run, Run]]) -> statistics.Difference:
-    """Compare how like the pretrained model the two arms are, by debiased CKA of the whole set."""
-    name = "natural" if "natural" in metric else "test"
-    befores = [_before(lab, run).sets[name].embeddings for run, _ in pairs]
-
-    def similarity_to(before: np.ndarray, run: Run) -> statistics.Statistic:
-        after = Snapshot.load(run.path / "snapshot.npz").sets[name].embeddings
-        return lambda kept: similarity.debiased_cka(before[kept], after[kept])
-
-    def measured(side: int) -> list[statistics.Statistic]:
-        return [similarity_to(before, pair[side]) for before, pair in zip(befores, pairs, strict=True)]
-
-    return statistics.paired_statistic_difference(measured(0), measured(1), len(befores[0]))
-
-
-def _before(lab: Lab, run: Run) -> Snapshot:
-    return Snapshot.load(lab.cache / (run.result() or {})["before"])
+        nothing = dict.fromkeys(("difference", "low", "high", "p_value", "patients"))
+        return {**nothing, "n": 0, "seeds": len(pairs), "difference_reason": str(error)}

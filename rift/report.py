@@ -18,7 +18,7 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from rift import catalog, figures, images, statistics, tradeoff
+from rift import catalog, figures, images, tradeoff, verdict
 from rift.runs import write_bytes
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -73,6 +73,7 @@ def write(
             scripts=[Markup(plotly), Markup(boot)],
             hashes=[_sha256(plotly), _sha256(boot)],
             verdicts=verdicts(document),
+            spoken_of=spoken_of(document),
             table=table(document, measures),
             sections=[*_tradeoff(document), *sections(measures)],
             unmeasured=unmeasured(document, measures),
@@ -159,8 +160,8 @@ def _options(choice: Mapping[str, Any]) -> str:
 
 def verdicts(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Each difference in words, with its interval's place on one scale common to all (percent of the drawing's width)."""
-    differences = document.get("differences") or []
-    ends = [abs(d[key]) for d in differences for key in ("difference", "low", "high") if d.get(key) is not None]
+    rows = _judged(document)
+    ends = [abs(row[key]) for row in rows for key in ("difference", "low", "high") if row[key] is not None]
     reach = max(ends, default=0) or 1.0
 
     def place(value: float | None) -> float | None:
@@ -168,23 +169,33 @@ def verdicts(document: Mapping[str, Any]) -> list[dict[str, Any]]:
 
     found = [
         {
-            "verdict": d["verdict"],
-            "sentence": sentence(d),
-            "place": {key: place(d.get(key)) for key in ("difference", "low", "high")},
+            "verdict": row["verdict"],
+            "chip": verdict.chip(row),
+            "sentence": verdict.sentence(_called(row["metric"]), row),
+            "place": {key: place(row[key]) for key in ("difference", "low", "high")},
         }
-        for d in differences
+        for row in rows
     ]
     notes = [arm["note"] for arm in document["arms"] if arm.get("note")]
     nowhere = dict.fromkeys(("difference", "low", "high"))
-    return found + [{"verdict": "changes nothing", "sentence": note, "place": nowhere} for note in notes]
+    return found + [
+        {"verdict": "changes nothing", "chip": "changes nothing", "sentence": note, "place": nowhere} for note in notes
+    ]
 
 
-def sentence(d: Mapping[str, Any]) -> str:
-    """Return one entry of `differences` in words."""
-    name = next((name for key, name, _ in METRICS if key == d["metric"]), d["metric"].replace("_", " "))
-    difference = statistics.Difference(d["difference"], d["low"], d["high"], d["n"], d["seeds"], d["p_value"])
-    smallest = statistics.SMALLEST_NATURAL if "natural" in d["metric"] else statistics.SMALLEST
-    return statistics.sentence(name, d["arm"], d["baseline"], difference, smallest=smallest)
+def spoken_of(document: Mapping[str, Any]) -> str:
+    """Say what the verdicts of a comparison speak of, by how many seeds it has and how many tests."""
+    return verdict.about(_judged(document))
+
+
+def _judged(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the differences; those of a document that was written before p-values were adjusted are judged by today's rules."""
+    rows = document.get("differences") or []
+    return rows if all("p_adjusted" in row for row in rows) else verdict.judged(rows)
+
+
+def _called(metric: str) -> str:
+    return next((name for key, name, _ in METRICS if key == metric), verdict.FAMILY.get(metric, metric.replace("_", " ")))
 
 
 def table(document: Mapping[str, Any], measures: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[dict[str, Any]]:

@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[1]
 FLOORS = (
     "errors config",
     "catalog archive images model similarity statistics figures vocabulary runs",
-    "review table snapshot views captures",
-    "dataset",
+    "review table snapshot views captures verdict",
+    "dataset differences",
     "upload backbones tasks methods regularizers natural samples trained",
     "train diagnostics toys pretrain measures tradeoff tuning",
     "trials",
@@ -22,7 +22,7 @@ FLOORS = (
     "jobs",
     "service",
     "api ask naming",
-    "example",
+    "example calibration",
     "cli ui",
     "__main__",
 )

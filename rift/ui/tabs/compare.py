@@ -58,7 +58,7 @@ def _numbers(here: Shown) -> list[Any]:
     document = service.result(here.lab, here.id)
     found = report.verdicts(document)
     nothing = '<div class="rift"><p>There is nothing to compare: it takes two finished arms.</p></div>'
-    about = "Differences of the arms with their 95 % intervals; the thin line is no difference."
+    about = f"Differences of the arms with their 95 % intervals; the thin line is no difference. {report.spoken_of(document)}"
     verdicts = html(
         '<div class="rift"><p class="about">{about}</p>{part}</div>', about=about, part=report.part("verdicts", found)
     )
