@@ -104,6 +104,9 @@ def document(lab: Lab, arms: Sequence[Arm], images: ImageSet, natural: ImageSet,
             "name": images.name,
             "digest": images.digest,
             "classes": list(images.classes),
+            "task": images.task,
+            "shots": experiment.training.shots,
+            "balanced": experiment.training.balanced,
             "counts": images.counts(parts),
             **report_of(images),
         },
@@ -203,7 +206,10 @@ def _compare_images(metric: str, pairs: Sequence[tuple[Run, Run]]) -> statistics
     """Compare the share of images that are named rightly, image by image."""
     a, b = (np.stack([_hits(run, metric) for run in side]) for side in zip(*pairs, strict=True))
     if metric == "balanced_accuracy":
-        weights = statistics.balanced_weights(_accuracy_arrays(pairs[0][0])[1])
+        labels = _accuracy_arrays(pairs[0][0])[1]
+        if labels.ndim == 2:
+            raise ValueError("of findings the average precision is compared, not the balanced accuracy")
+        weights = statistics.balanced_weights(labels)
         a, b = a * weights, b * weights
     return statistics.paired_difference(a, b)
 
@@ -216,7 +222,8 @@ def _accuracy_arrays(run: Run) -> tuple[np.ndarray, np.ndarray]:
 def _hits(run: Run, metric: str) -> np.ndarray:
     if metric != "natural_accuracy":
         predictions, labels = _accuracy_arrays(run)
-        return (predictions == labels).astype(float)
+        right = (predictions == labels).astype(float)
+        return right if right.ndim == 1 else right.mean(1)  # of findings: the share of them that is answered rightly
     measured = run.measures()["zero_shot"]
     if measured.get("natural_accuracy") is None:
         raise ValueError(measured.get("natural_accuracy_reason", "no natural image was scored"))

@@ -27,6 +27,8 @@ LONGEST_ARRAY = 32  # longer arrays are not worth reading as a table
 PHOTO_PIXELS = 160
 # metric, what it is called, what it is counted on
 METRICS = (
+    ("average_precision", "Mean average precision (mAP)", "test"),
+    ("auroc", "AUROC, mean over findings", "test"),
     ("accuracy", "Accuracy", "test"),
     ("balanced_accuracy", "Balanced accuracy", "test"),
     ("cka_debiased", "Debiased CKA of medical images", "test"),
@@ -188,7 +190,10 @@ def table(document: Mapping[str, Any], measures: Mapping[str, Mapping[str, Mappi
     test, natural = document["data"]["counts"]["test"], document["natural"]["images"]
     counts = {"test": (test, "test images"), "natural": (natural, "natural images")}
     rows = []
+    several = document["data"].get("task") == "multi_label"
     for metric, name, kind in METRICS:
+        if metric in ("average_precision", "auroc") and not several:
+            continue
         before = document["pretrained"].get(metric)
         cells: list[dict[str, Any]] = [{"mean": before, "error": None, "interval": None, "reason": None}]
         cells[0]["interval"] = _interval(measures, f"pretrained_{metric}") if before is not None else None
