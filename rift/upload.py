@@ -193,7 +193,7 @@ def _array(packed: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
 
 def _label_texts(labels: np.ndarray, count: int, names: list[str], prefix: str) -> list[str]:
     if labels.ndim == 2 and labels.shape[1] > 1:
-        sentence = f"{prefix}labels gives {labels.shape[1]} labels to an image; one label per image is read."
+        sentence = f"{prefix}labels gives {labels.shape[1]} labels to an image; one is read, and findings from a CSV."
         raise DataError("data.label", sentence)
     flat = labels.reshape(-1)
     if len(flat) != count or flat.dtype.kind not in "iubU":
