@@ -60,9 +60,11 @@ def compare(
         say(f"Reading {data} …")
         images = open_data(data, root, leave_out_small=leave_out_small)
         others = open_natural(natural, root)
-        from rift.dataset import split
+        from rift import dataset
 
-        parts = split(images, settings.split_seed)
+        task = Choice(name=images.task)
+        dataset.refuse_misfit(images, task, settings)
+        parts = dataset.parts(images, settings, 0)
         if "auto" in strengths:  # too few epochs for it are told before anything is trained
             tuning.plan("strength", settings.epochs, len(parts.train), len(parts.validation))
         if here is None:
@@ -72,7 +74,8 @@ def compare(
         if not lab:
             shutil.rmtree(root, ignore_errors=True)
     counts = images.counts(parts)
-    say(f"{len(images)} images in {len(images.classes)} classes: " + ", ".join(f"{n} {part}" for part, n in counts.items()))
+    kinds = "findings" if images.task == "multi_label" else "classes"
+    say(f"{len(images)} images in {len(images.classes)} {kinds}: " + ", ".join(f"{n} {part}" for part, n in counts.items()))
     order = Order(
         data=images.digest,
         natural=others.digest,
@@ -82,6 +85,7 @@ def compare(
         strengths=tuple(strengths),
         training=settings,
         seeds=seeds,
+        task=task,
     )
     name = service.place(here, order, source=str(data))
     arms = service.arms(here, name)
@@ -121,7 +125,7 @@ def open_natural(natural: str | Path, root: Path) -> Any:
     if name in catalog.names("natural") and not Path(natural).exists():
         choice = catalog.check("natural", catalog.parse(str(natural)))
         return catalog.door("natural", choice.name)(root, **choice.options)
-    return upload.read(Path(natural), root, least=1, least_classes=1)
+    return upload.read(Path(natural), root, least=1, least_classes=1, findings=False)
 
 
 def _move(images: Any, lab: Lab) -> Any:
@@ -168,7 +172,9 @@ def _tell(run: Run, name: str, told: tuple[int, float], say: Say) -> tuple[int, 
     for event in events:
         if event["event"] == "epoch":
             cka = "" if event.get("cka") is None else f", CKA {event['cka']:.3f}"
-            say(f"{name}: epoch {event['epoch']}/{event['epochs']}, validation accuracy {event['validation_accuracy']:.3f}{cka}")
+            precision, accuracy = event.get("validation_average_precision"), event["validation_accuracy"]
+            score = f"accuracy {accuracy:.3f}" if precision is None else f"mAP {precision:.3f}"
+            say(f"{name}: epoch {event['epoch']}/{event['epochs']}, validation {score}{cka}")
             when, step = time.monotonic(), None
         elif event["event"] == "end":
             say(f"{name}: {event['state']}" + (f" ({event['message']})" if event.get("message") else ""))
@@ -200,9 +206,9 @@ def verify(data: str | Path, *, leave_out_small: bool = False) -> dict[str, Any]
     """Return what would be kept, changed, skipped or refused, as the verify document of `contract.md`; nothing is stored."""
     with tempfile.TemporaryDirectory(prefix="rift-") as root:
         images = open_data(data, Path(root), leave_out_small=leave_out_small)
-        counts = {name: int((images.labels == index).sum()) for index, name in enumerate(images.classes)}
+        counts = {name: int(images.of(index).sum()) for index, name in enumerate(images.classes)}
         head = {"schema": SCHEMA, "name": images.name, "digest": images.digest, "classes": list(images.classes), "counts": counts}
-        return head | comparison.report_of(images)
+        return head | {"task": images.task} | comparison.report_of(images)
 
 
 def measure(
@@ -250,12 +256,13 @@ def report(runs: Sequence[str], out: str | Path, *, lab: str | Path | None = Non
     if unfinished := [run.id for run in chosen if run.state != "done"]:
         raise RunError("run.missing", f"Not finished: {', '.join(unfinished)}.")
     asked = [run.experiment for run in chosen]
-    if len({(one.data, one.natural, one.backbone.model_dump_json(), one.training.split_seed) for one in asked}) > 1:
+    drawn = [(one.training.split_seed, one.training.shots, one.training.balanced) for one in asked]
+    if len({(one.data, one.natural, one.backbone.model_dump_json(), *how) for one, how in zip(asked, drawn, strict=True)}) > 1:
         raise SettingError(
             "setting.range", "These runs are of different images or backbones; a report compares runs of the same."
         )
     images, natural = (dataset.load(home.data / digest) for digest in (asked[0].data, asked[0].natural))
-    parts = dataset.split(images, asked[0].training.split_seed)
+    parts = dataset.parts(images, asked[0].training, 0)
     arms = comparison.of_runs(chosen)
     document = comparison.document(home, arms, images, natural, parts)
     page.write(document, comparison.measures(arms), Path(out), natural=natural.pixels(page.PHOTO_PIXELS))

@@ -120,7 +120,7 @@ def verify(data: Data, leave_out_small: LeaveOutSmall = False, json_: Json = Fal
     from rift import api
 
     document = api.verify(data, leave_out_small=leave_out_small)
-    lines = [f"{document['name']}: {document['kept']} images in {len(document['classes'])} classes"]
+    lines = [f"{document['name']}: {document['kept']} images in {len(document['classes'])} classes, {document['task']}"]
     lines += [f"  {name}: {count}" for name, count in document["counts"].items()]
     for kind in ("changed", "skipped", "warnings"):
         lines += [f"{kind}: {item['file']}: {item['message']} [{item['code']}]" for item in document[kind]]

@@ -45,6 +45,14 @@ class Training(Settings):
     precision: Annotated[Literal["auto", "fp32", "bf16"], Field(description="auto: bf16 autocast on CUDA, fp32 elsewhere")] = (
         "auto"
     )
+    # Later settings are left out of the stored form at their defaults, so that the ids of experiments without them stay.
+    shots: Annotated[
+        int,
+        Field(ge=0, le=10_000, exclude_if=lambda shots: shots == 0, description="training images of each class; 0 takes all"),
+    ] = 0
+    balanced: Annotated[
+        bool, Field(exclude_if=lambda balanced: not balanced, description="draw every class equally often in an epoch")
+    ] = False
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -91,7 +99,8 @@ class Experiment(Settings):
     @property
     def pair_id(self) -> str:
         """Hash of all that decides which images are seen in which order; runs with equal pair_id may be compared."""
-        training = self.training.model_dump(include={"epochs", "batch_size", "augment", "views", "split_seed"}, mode="json")
+        which = {"epochs", "batch_size", "augment", "views", "split_seed", "shots", "balanced"}
+        training = self.training.model_dump(include=which, mode="json")
         both = {"task", "backbone", "data", "natural", "seed"}
         return digest({**self.model_dump(mode="json", include=both), "training": training})[:16]
 

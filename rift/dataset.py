@@ -11,14 +11,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from rift import images, review
+from rift import images, review, stratify
 from rift.archive import LOCAL, Limits, plain
-from rift.config import digest
+from rift.config import Choice, Training, digest
 from rift.errors import DataError, SettingError
 from rift.review import PARTS, Notes, Record, Report
 
@@ -32,7 +32,7 @@ class ImageSet:
     digest: str
     classes: tuple[str, ...]
     ids: np.ndarray  # (n,) str, unique
-    labels: np.ndarray  # (n,) int64, index into classes
+    labels: np.ndarray  # (n,) int64, index into classes; of findings (n, k) uint8, 1 where the image shows it
     groups: np.ndarray | None  # (n,) int64, images of one patient share a number
     given: np.ndarray  # (n,) str, "", "train", "validation" or "test" as the upload says
     report: Report
@@ -40,6 +40,15 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def task(self) -> str:
+        """The task that these labels ask for: `single_label`, or `multi_label` where an image may show several findings."""
+        return "multi_label" if self.labels.ndim == 2 else "single_label"
+
+    def of(self, index: int) -> np.ndarray:
+        """Return which images `(n,)` bool are of a class, or show a finding."""
+        return self.labels[:, index] > 0 if self.labels.ndim == 2 else self.labels == index
 
     def pixels(self, size: int) -> np.ndarray:
         """Return all images as `(n, size, size, 3)` uint8, or uint16 if any is deeper; decoded once per size, then mapped.
@@ -102,6 +111,7 @@ def store(
     A picture that cannot be read is skipped; exact copies are dropped (the test part's stays). Raises `data.conflict` for one
     picture under two classes or classes that differ by case, `data.one_class` for fewer than `least_classes`, `data.too_few` for
     classes below `least` images unless `leave_out_small`, `data.too_many` for too many classes, and then leaves nothing behind.
+    An entry's label is its class or, in a set of findings, the tuple of those that it shows, `notes.classes` all there are.
     """
     root.mkdir(parents=True, exist_ok=True)
     notes = notes or Notes()
@@ -109,10 +119,10 @@ def store(
     try:
         with (workshop / "spool").open("w+b") as spool:
             seen = review.decode(items, spool, notes, progress)
-            review.refuse_twins({record.label for record in seen} | notes.classes)
+            review.refuse_twins(notes.classes)
             records = review.without_copies(seen, notes)
             records = review.with_enough(records, notes, least, least_classes, leave_out_small, limits)
-            review.remark(records, notes, least, {record.label for record in seen} - {record.label for record in records})
+            review.remark(records, notes, least, _names(seen) - _names(records))
             records.sort(key=lambda record: record.id)
             with (workshop / "blobs.bin").open("wb") as blobs:
                 for record in records:
@@ -130,14 +140,14 @@ def load(folder: Path) -> ImageSet:
         stored = json.loads((folder / "manifest.json").read_text())
     except (OSError, ValueError):
         raise DataError("data.missing", f"There is no stored image set in {plain(str(folder))}; read the images again.") from None
-    groups = stored["groups"]
+    groups, labels = stored["groups"], np.array(stored["labels"])
     return ImageSet(
         folder=folder,
         name=stored["name"],
         digest=stored["digest"],
         classes=tuple(stored["classes"]),
         ids=np.array(stored["ids"], dtype=np.str_),
-        labels=np.array(stored["labels"], dtype=np.int64),
+        labels=labels.astype(np.uint8 if labels.ndim == 2 else np.int64),
         groups=None if groups is None else np.array(groups, dtype=np.int64),
         given=np.array(stored["given"], dtype=np.str_),
         report=Report.model_validate(stored["report"]),
@@ -147,8 +157,11 @@ def load(folder: Path) -> ImageSet:
 
 def _publish(workshop: Path, root: Path, records: list[Record], name: str, about: str, notes: Notes) -> ImageSet:
     """Write the manifest and move the folder into place; where it already is, only name and report are new."""
-    classes = sorted({record.label for record in records})
-    labels = [classes.index(record.label) for record in records]
+    classes = sorted(_names(records))
+    labels = [
+        classes.index(record.label) if isinstance(record.label, str) else [int(name in record.label) for name in classes]
+        for record in records
+    ]
     groups = _numbered([record.group for record in records])
     rows = [
         [record.id, record.hash, label, -1 if groups is None else groups[index], record.given]
@@ -185,6 +198,10 @@ def _publish(workshop: Path, root: Path, records: list[Record], name: str, about
     return load(folder)
 
 
+def _names(records: list[Record]) -> set[str]:
+    return {name for record in records for name in record.classes}
+
+
 def _numbered(groups: list[str | None]) -> list[int] | None:
     """Return a number per group; an image without one is a group of its own."""
     if not any(groups):
@@ -206,8 +223,9 @@ class Split:
 def split(images: ImageSet, seed: int, *, validation: float = 0.2, test: float = 0.2) -> Split:
     """Split by the seed: every class in every part, images of one group (patient) in one part only.
 
-    Parts that the upload gives stay as they are; missing ones are cut from its training part, as shares of that part. Raises
-    `data.too_few` where a class has too few images or groups to be in every part, `setting.range` for impossible shares.
+    Of findings each part has images with and without every one. Parts that the upload gives stay as they are; missing ones are
+    cut from its training part, as shares of that part. Raises `data.too_few` where a class has too few images or groups to be in
+    every part, `setting.range` for impossible shares.
     """
     if not (0 < validation < 1 and 0 < test < 1 and validation + test < 1):
         raise SettingError("setting.range", f"validation {validation} and test {test} must be above 0 and together below 1.")
@@ -215,67 +233,47 @@ def split(images: ImageSet, seed: int, *, validation: float = 0.2, test: float =
     pool = np.flatnonzero((images.given == "train") | (images.given == ""))
     shares = {name: share for name, share in (("validation", validation), ("test", test)) if not len(parts[name])}
     shares["train"] = 1 - sum(shares.values())
-    labels = images.labels[pool]
+    columns = stratify.columns_of(images.labels[pool])
     units = np.arange(len(pool)) if images.groups is None else np.unique(images.groups[pool], return_inverse=True)[1]
-    _refuse_short(images, labels, units, len(shares))
+    _refuse_short(images, columns, units, len(shares))
+    wanted, several = np.array(list(shares.values())), images.task == "multi_label"
     for attempt in range(20):  # the greedy cut can fail where groups hold several classes; another order may do
-        chosen = _cut(labels, units, np.array(list(shares.values())), np.random.default_rng([seed, attempt]))
+        chosen = stratify.cut(columns, units, wanted, np.random.default_rng([seed, attempt]), rarest_first=several)
         if chosen is not None:
             parts |= {name: pool[chosen == number] for number, name in enumerate(shares)}
             return Split(**parts)
-    raise DataError(
-        "data.too_few", "The patients cannot be split so that every class is in every part; add patients of rare classes."
-    )
+    what = "finding is present and absent" if several else "class is"
+    raise DataError("data.too_few", f"The patients cannot be split so that every {what} in every part; add patients.")
 
 
-def _refuse_short(images: ImageSet, labels: np.ndarray, units: np.ndarray, parts: int) -> None:
+def parts(images: ImageSet, training: Training, seed: int) -> Split:
+    """Return the parts that a run of this seed uses: the split, with as few training images of each class as were asked for."""
+    whole = split(images, training.split_seed)
+    if not training.shots:
+        return whole
+    return replace(whole, train=whole.train[stratify.few(images.labels[whole.train], training.shots, seed)])
+
+
+def refuse_misfit(images: ImageSet, task: Choice, training: Training) -> None:
+    """Raise `setting.range` for a task that these labels cannot have, and for a way to draw images that they do not allow."""
+    if task.name != images.task:
+        held = "findings, several for an image" if images.task == "multi_label" else "one class for each image"
+        raise SettingError("setting.range", f"{images.name} holds {held}: its task is {images.task}, not {task.name}.")
+    if training.balanced and images.task == "multi_label":
+        why = "an image with several findings belongs to several classes, so that they cannot all be drawn equally often"
+        raise SettingError("setting.range", f"training: balanced = True is not allowed for {images.name}: {why}; leave it off.")
+
+
+def _refuse_short(images: ImageSet, columns: np.ndarray, units: np.ndarray, parts: int) -> None:
+    names = list(images.classes)
+    if images.task == "multi_label":
+        names += [f"images without {name}" for name in names]
     short = []
-    for number, name in enumerate(images.classes):
-        count = len(np.unique(units[labels == number]))
+    for number, name in enumerate(names):
+        count = len(np.unique(units[columns[:, number]])) if number < columns.shape[1] else 0
         if count < parts:
             short.append(f"{name} ({count})")
     if short:
         what = "training images" if images.groups is None else "patients or cases to train on"
         mend = f"each class needs {parts}, one for each part; add some, or leave the class out"
         raise DataError("data.too_few", f"Too few {what} in {', '.join(short)}: {mend}.")
-
-
-def _cut(labels: np.ndarray, units: np.ndarray, shares: np.ndarray, generator: np.random.Generator) -> np.ndarray | None:
-    """Return the part of each image, or None: first each part gets a unit of each class, then units go where most is missing.
-
-    Our choice, after iterative stratification (Sechidis 2011): scikit-learn's grouped splitter leaves parts without a rare class.
-    """
-    order = np.argsort(units, kind="stable")
-    members = np.split(order, np.flatnonzero(np.diff(units[order])) + 1)
-    contents = [np.unique(labels[member], return_counts=True) for member in members]
-    queue = sorted(generator.permutation(len(members)), key=lambda unit: -len(members[unit]))
-    totals = np.bincount(labels)
-    missing = shares[:, None] * totals  # (parts, classes), images still wanted
-    filled = np.zeros(missing.shape, dtype=bool)
-    part_of = np.full(len(members), -1)
-
-    def give(unit: int, part: int) -> None:
-        part_of[unit] = part
-        classes, counts = contents[unit]
-        missing[part, classes] -= counts
-        filled[part, classes] = True
-
-    holders: list[list[int]] = [[] for _ in totals]
-    for unit in reversed(queue):  # the smallest first
-        for label in contents[unit][0]:
-            holders[label].append(unit)
-    for label in sorted(np.flatnonzero(totals), key=lambda label: len(holders[label])):
-        for part in np.argsort(shares, kind="stable"):
-            if not filled[part, label]:
-                free = next((unit for unit in holders[label] if part_of[unit] < 0), None)
-                if free is None:
-                    return None
-                give(free, part)
-    for unit in queue:
-        if part_of[unit] < 0:
-            classes, counts = contents[unit]
-            give(unit, int(np.argmax(missing[:, classes] @ counts)))
-    chosen = np.empty(len(labels), dtype=np.int64)
-    for unit, member in enumerate(members):
-        chosen[member] = part_of[unit]
-    return chosen

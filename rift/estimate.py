@@ -14,6 +14,7 @@ import numpy as np
 
 from rift import tuning
 from rift.config import Experiment
+from rift.dataset import ImageSet, Split
 from rift.runs import ENDED, Lab, Run
 
 START_SECONDS = 6.0  # a worker's imports, once
@@ -27,6 +28,11 @@ class Sizes(NamedTuple):
     validation: int
     total: int
     natural: int
+
+
+def sizes(medical: ImageSet, natural: ImageSet, parts: Split) -> Sizes:
+    """Return the numbers of images that an estimate needs; those that train are the ones drawn, where few shots are asked for."""
+    return Sizes(len(parts.train), len(parts.validation), len(medical), len(natural))
 
 
 def seconds(lab: Lab, experiments: Sequence[Experiment], sizes: Sizes) -> float | None:

@@ -112,9 +112,10 @@ class Task:
     """What the head predicts and how it is judged."""
 
     outputs: int  # width of the head
-    loss: Callable[[Tensor, Tensor], Tensor]  # logits (n, k), labels (n,) -> task loss ()
+    loss: Callable[[Tensor, Tensor], Tensor]  # logits (n, k), labels (n,), of findings (n, k) -> task loss ()
     probabilities: Callable[[Tensor], Tensor]  # logits (n, k) -> (n, k) in [0, 1]
-    score: Callable[[Tensor, Tensor], dict[str, float]]  # logits, labels -> numbers shown while training
+    score: Callable[[Tensor, Tensor], dict[str, float | None]]  # logits, labels -> numbers shown after each epoch
+    accuracy: Callable[[Tensor, Tensor], Tensor]  # logits, labels -> share of right answers (), shown at each step
 
     def head(self, width: int) -> nn.Linear:
         """Return a linear head that starts at zero, so that no class is favored before the first step."""

@@ -21,9 +21,11 @@ def about(lab: Lab, name: str) -> str:
     seeds = f"{order.seeds} seeds" if order.seeds > 1 else "1 seed"
     options = ", ".join(f"{key} {_said(value)}" for key, value in first.regularizer.options.items())
     penalty = f"; {first.regularizer.name} ({options}), strength {_said(first.strength)}" if first.strength else ""
+    drawn = f", {training.shots} training images of each class" if training.shots else ""
+    drawn += ", classes drawn equally often" if training.balanced else ""
     return (
         f"{order.backbone.name}, {first.method.name} finetuning, {training.epochs} epochs at learning rate "
-        f"{training.learning_rate:g}, {seeds}{penalty}."
+        f"{training.learning_rate:g}{drawn}, {seeds}{penalty}."
     )
 
 

@@ -54,7 +54,8 @@ def _execute(run: Run, lab: Lab, device: torch.device) -> bool:
     experiment, training = run.experiment, run.experiment.training
     run.append("stage", stage="preparing")
     images, natural = dataset.load(lab.data / experiment.data), dataset.load(lab.data / experiment.natural)
-    parts = dataset.split(images, training.split_seed)
+    dataset.refuse_misfit(images, experiment.task, training)
+    parts = dataset.parts(images, training, experiment.seed)
     train.seed_everything(experiment.seed)
     pretrained: Backbone = catalog.door("backbones", experiment.backbone.name)(**experiment.backbone.options).to(device).eval()
     task: Task = catalog.door("tasks", experiment.task.name)(images.classes, **experiment.task.options)
@@ -224,6 +225,8 @@ def _pretrained_numbers(before: Snapshot) -> dict[str, Any]:
     kept = ("natural_accuracy", "natural_top5", "natural_head", "natural_knn_accuracy")
     numbers = {key: measured[key] for key in measured if key.removesuffix("_reason") in kept}
     known, test = before.sets["train"], before.sets["test"]
+    if known.labels.ndim == 2:
+        return {**numbers, "knn_accuracy": None, "knn_accuracy_reason": "an image may show several findings"}
     neighbors = KNeighborsClassifier(min(5, len(known.labels)), metric="cosine").fit(known.embeddings, known.labels)
     return {**numbers, "knn_accuracy": float(neighbors.score(test.embeddings, test.labels))}
 
@@ -259,6 +262,7 @@ def _is_number(key: str, value: Any) -> bool:
 
 
 def _write_predictions(run: Run, after: Snapshot, task: Task) -> None:
+    """Write image, label, split and a column of probability per class; of findings the label is all that apply, joined by `;`."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(["image", "label", "split", *after.classes])
@@ -266,7 +270,8 @@ def _write_predictions(run: Run, after: Snapshot, task: Task) -> None:
         arrays = after.sets[name]
         probabilities = task.probabilities(torch.from_numpy(arrays.logits)).numpy()
         for image, label, row in zip(arrays.ids, arrays.labels, probabilities, strict=True):
-            writer.writerow([image, after.classes[label], name, *(f"{p:.6f}" for p in row)])
+            named = [after.classes[label]] if label.ndim == 0 else [after.classes[j] for j in np.flatnonzero(label)]
+            writer.writerow([image, ";".join(named), name, *(f"{p:.6f}" for p in row)])
     write_bytes(run.path / "predictions.csv", text.getvalue().encode())
 
 
@@ -279,6 +284,7 @@ def _write_weights(run: Run, classifier: Classifier) -> None:
 def _views_key(experiment: Experiment, pretrained: Backbone, parts: dataset.Split) -> str:
     training = experiment.training
     which = [training.augment, training.views, training.precision, experiment.seed, training.split_seed, experiment.data]
+    which += [training.shots] if training.shots else []
     return digest([fingerprint(pretrained), len(parts.train), *which])[:24]
 
 

@@ -27,6 +27,8 @@ LONGEST_ARRAY = 32  # longer arrays are not worth reading as a table
 PHOTO_PIXELS = 160
 # metric, what it is called, what it is counted on
 METRICS = (
+    ("average_precision", "Mean average precision (mAP)", "test"),
+    ("auroc", "AUROC, mean over findings", "test"),
     ("accuracy", "Accuracy", "test"),
     ("balanced_accuracy", "Balanced accuracy", "test"),
     ("cka_debiased", "Debiased CKA of medical images", "test"),
@@ -209,8 +211,9 @@ def table(document: Mapping[str, Any], measures: Mapping[str, Mapping[str, Mappi
     counts = {"test": (test, "test images"), "natural": (natural, "natural images")}
     adapters = any(hasattr(catalog.module("methods", arm["method"]["name"]), "remove") for arm in document["arms"])
     rows = []
+    several = document["data"].get("task") == "multi_label"
     for metric, name, kind in METRICS:
-        if metric.startswith("removed_") and not adapters:
+        if (metric.startswith("removed_") and not adapters) or (metric in ("average_precision", "auroc") and not several):
             continue
         whole = metric.removeprefix("removed_")  # an adapter's model without it stands beside the pretrained one
         before = document["pretrained"].get(whole)

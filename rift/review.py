@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sized
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, BinaryIO, NamedTuple
 
 import numpy as np
@@ -41,13 +41,14 @@ class Report(BaseModel):
 
 
 PARTS = ("train", "validation", "test")
+Label = str | tuple[str, ...]  # an image's class; in a set of findings, the names of those that it shows
 
 
 class Entry(NamedTuple):
     """One image on its way into a store."""
 
     id: str
-    label: str  # name of its class
+    label: Label
     content: bytes | np.ndarray | Callable[[], bytes]  # encoded bytes, `(h, w)` or `(h, w, 3)` levels, or what reads the bytes
     group: str | None = None  # patient, case or lesion
     given: str = ""  # one of PARTS if the upload says so
@@ -67,7 +68,7 @@ class Record:
     """A decoded image: what its checks need, and where its bytes lie in the spool."""
 
     id: str
-    label: str
+    label: Label
     group: str | None
     given: str
     hash: str  # SHA-256 of the pixels
@@ -76,6 +77,21 @@ class Record:
     depth: int
     gray: bool
     change: Item | None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class, or the findings, that it counts for."""
+        return names(self.label)
+
+
+def names(label: Label) -> tuple[str, ...]:
+    """Return the classes that a label names: one, or any number of findings."""
+    return (label,) if isinstance(label, str) else label
+
+
+def said(label: Label) -> str:
+    """Return a label in words."""
+    return ", ".join(names(label)) or "no finding"
 
 
 def decode(items: Iterable[tuple], spool: BinaryIO, notes: Notes, progress: Callable[[int, int], None] | None) -> list[Record]:
@@ -91,7 +107,7 @@ def decode(items: Iterable[tuple], spool: BinaryIO, notes: Notes, progress: Call
             taken[shown] += 1
             unique = f"{shown}~{taken[shown]}"
         taken[unique] = 1
-        notes.classes.add(entry.label)
+        notes.classes |= set(names(entry.label))
         try:
             content = entry.content() if callable(entry.content) else entry.content
             data = images.encode(content) if isinstance(content, np.ndarray) else content
@@ -143,7 +159,7 @@ def without_copies(records: list[Record], notes: Notes) -> list[Record]:
         if first is record:
             continue
         if first.label != record.label:
-            conflicts.append(f"{first.id!r} ({first.label}) and {record.id!r} ({record.label})")
+            conflicts.append(f"{first.id!r} ({said(first.label)}) and {record.id!r} ({said(record.label)})")
         sides = f" It stood in both {first.given} and {record.given}." if first.given != record.given else ""
         notes.skipped.append(Item(file=record.id, code="data.duplicate", message=f"The same picture as {first.id!r}.{sides}"))
     if conflicts:
@@ -160,9 +176,10 @@ def with_enough(
         first = f" The first, {notes.skipped[0].file!r}: {notes.skipped[0].message}" if notes.skipped else ""
         code = "data.image" if any(item.code == "data.image" for item in notes.skipped) else "data.too_few"
         raise DataError(code, f"No image could be used of {len(notes.skipped)} files.{first}")
-    sizes = Counter(record.label for record in records)
-    if len(sizes) > limits.classes:
-        raise DataError("data.too_many", f"There are {len(sizes):,} classes; at most {limits.classes:,} are taken.")
+    if not isinstance(records[0].label, str):
+        return _findings_with_enough(records, notes, least, least_classes, leave_out_small, limits)
+    sizes = Counter(name for record in records for name in record.classes)
+    _refuse_many(len(sizes), limits)
     small = {label: count for label, count in sorted(sizes.items()) if count < least}
     if len(sizes) >= least_classes and small and not leave_out_small:
         listed = ", ".join(f"{label} ({count})" for label, count in small.items())
@@ -182,16 +199,43 @@ def with_enough(
     return [record for record in records if record.label not in small]
 
 
+def _findings_with_enough(
+    records: list[Record], notes: Notes, least: int, least_classes: int, leave_out_small: bool, limits: Limits
+) -> list[Record]:
+    """Return all records, with only the findings that `least` images show and `least` do not: others teach and tell nothing."""
+    _refuse_many(len(notes.classes), limits)
+    sizes = Counter(name for record in records for name in record.classes)
+    small = {name: sizes[name] for name in sorted(notes.classes) if not least <= sizes[name] <= len(records) - least}
+    if small and not leave_out_small:
+        listed = ", ".join(f"{name} ({count} of {len(records)})" for name, count in small.items())
+        mend = f"each needs {least} images that show it and {least} that do not: add images, or leave it out (--leave-out-small)"
+        raise DataError("data.too_few", f"Too few different images for the finding {listed}; {mend}.")
+    for name, count in small.items():
+        message = f"The finding {name!r} was left out: {count} of {len(records)} images show it; {least} must, and {least} not."
+        notes.warnings.append(Item(file="", code="data.left_out", message=message))
+    if len(notes.classes) - len(small) < least_classes:
+        left, seen = len(notes.classes) - len(small), len(notes.classes)
+        message = f"{left} of {seen} findings are left; at least {least_classes} are needed."
+        raise DataError("data.one_class", message)
+    return [replace(record, label=tuple(name for name in record.label if name not in small)) for record in records]
+
+
+def _refuse_many(classes: int, limits: Limits) -> None:
+    if classes > limits.classes:
+        raise DataError("data.too_many", f"There are {classes:,} classes; at most {limits.classes:,} are taken.")
+
+
 def remark(records: list[Record], notes: Notes, least: int, left_out: set[str]) -> None:
     """Append warnings about the whole set: what a model could learn instead of the task, and what the numbers cannot carry."""
 
     def warn(code: str, message: str) -> None:
         notes.warnings.append(Item(file="", code=code, message=message))
 
-    sizes = Counter(record.label for record in records)
+    sizes = Counter(name for record in records for name in record.classes)
+    several = not isinstance(records[0].label, str)
     for name in sorted(notes.classes - set(sizes) - left_out):
         warn("data.empty", f"The class {name!r} has no image that could be used.")
-    gray = Counter(record.label for record in records if record.gray)
+    gray = Counter(name for record in records if record.gray for name in record.classes)
     shares = {name: gray[name] / sizes[name] for name in sizes}
     if max(shares.values()) - min(shares.values()) > 0.2:  # our choice: below that it helps a model little
         low, high = min(shares, key=shares.__getitem__), max(shares, key=shares.__getitem__)
@@ -203,12 +247,13 @@ def remark(records: list[Record], notes: Notes, least: int, left_out: set[str]) 
     if depth > 8:
         count = sum(record.depth > 8 for record in records)
         warn("data.depth", f"{count} images are deeper than 8 bits; level {2**depth - 1} became white in all of them.")
-    if least > 1 and max(sizes.values()) > 10 * min(sizes.values()):
+    if least > 1 and not several and max(sizes.values()) > 10 * min(sizes.values()):  # mAP counts every finding alike
         small, large = min(sizes, key=lambda name: (sizes[name], name)), max(sizes, key=lambda name: (sizes[name], name))
         counts = f"{large} has {sizes[large]} images, {small} {sizes[small]}"
         warn("data.imbalance", f"{counts}; look at balanced accuracy, not accuracy.")
     if least > 1 and min(sizes.values()) < 10:
-        warn("data.few", f"The smallest class has {min(sizes.values())} images; the intervals will be wide.")
+        smallest = "rarest finding" if several else "smallest class"
+        warn("data.few", f"The {smallest} has {min(sizes.values())} images; the intervals will be wide.")
 
 
 def _remark_leak(records: list[Record], warn: Callable[[str, str], None]) -> None:

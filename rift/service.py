@@ -21,10 +21,11 @@ from pydantic import Field
 from rift import catalog, comparison, estimate, jobs, report
 from rift.comparison import Arm
 from rift.config import Choice, Experiment, Settings, Strength, Training, digest
-from rift.dataset import ImageSet, Split, load, split
+from rift.dataset import ImageSet, Split, load, parts, refuse_misfit
 from rift.errors import RunError
 from rift.runs import ENDED, SCHEMA, Lab, Run, write_json
 
+SINGLE = Choice(name="single_label")
 MOST_STARTS = 3  # a run whose process vanished this often waits for a person
 
 
@@ -40,6 +41,7 @@ class Order(Settings):
     baseline: bool = True  # also train every method without a regularizer
     training: Training = Training()
     seeds: Annotated[int, Field(ge=1, le=100)] = 1
+    task: Annotated[Choice, Field(exclude_if=lambda task: task == SINGLE)] = SINGLE  # what the images' labels ask for
 
     @property
     def id(self) -> str:
@@ -69,7 +71,7 @@ def experiments(order: Order) -> list[tuple[Arm, list[Experiment]]]:
     arms = comparison.plan(order.methods, order.regularizers, order.strengths)
     if not order.baseline:
         arms = [replace(arm, same_as="") for arm in arms if arm.regularizer.name != "none"] or arms
-    backbone, task = catalog.check("backbones", order.backbone), catalog.check("tasks", Choice(name="single_label"))
+    backbone, task = catalog.check("backbones", order.backbone), catalog.check("tasks", order.task)
 
     def experiment(arm: Arm, seed: int) -> Experiment:
         return Experiment(
@@ -101,6 +103,7 @@ def place(lab: Lab, order: Order, *, source: str = "") -> str:
     `source` is how the data were given, for the equivalent command. A wrong choice raises a SettingError and leaves no trace.
     """
     asked = experiments(order)
+    refuse_misfit(load(lab.data / order.data), order.task, order.training)
     home = lab.comparisons / order.id
     home.mkdir(parents=True, exist_ok=True)
     if not (home / "order.json").exists():
@@ -258,18 +261,13 @@ def _written(path: Path) -> str:
 
 def _sets(lab: Lab, order: Order) -> tuple[ImageSet, ImageSet, Split]:
     medical, natural = load(lab.data / order.data), load(lab.data / order.natural)
-    return medical, natural, split(medical, order.training.split_seed)
+    return medical, natural, parts(medical, order.training, 0)
 
 
 @lru_cache(maxsize=256)
 def _sizes(root: Path, name: str) -> estimate.Sizes:
     lab = Lab(root)
-    return sizes(*_sets(lab, order_of(lab, name)[0]))
-
-
-def sizes(medical: ImageSet, natural: ImageSet, parts: Split) -> estimate.Sizes:
-    """Return the numbers of images that an estimate needs."""
-    return estimate.Sizes(len(parts.train), len(parts.validation), len(medical), len(natural))
+    return estimate.sizes(*_sets(lab, order_of(lab, name)[0]))
 
 
 def curves(lab: Lab, name: str) -> dict[str, list[dict[str, Any]]]:

@@ -20,7 +20,7 @@ class Arrays:
     """One model on one set of `n` images."""
 
     ids: np.ndarray  # (n,) str
-    labels: np.ndarray  # (n,) int, index into the classes of the snapshot (of its natural classes for "natural"), -1 unknown
+    labels: np.ndarray  # (n,) int, index into classes ("natural": natural_classes), -1 unknown; of findings (n, k), 0 or 1
     embeddings: np.ndarray  # (n, d) float32
     activations: np.ndarray  # (layers, n, h) float32, after each block
     logits: np.ndarray | None = None  # (n, k) float32 of the task's head; None for the pretrained model and for natural images

@@ -17,16 +17,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rift import catalog
+from rift import catalog, stratify
 from rift.config import Experiment, Training
 from rift.errors import RunError
 from rift.model import Backbone, Classifier, Stages, Task
 from rift.views import Views, autocast
 
 
-def batches(n: int, batch_size: int, epoch: int, seed: int) -> list[np.ndarray]:
-    """Return the epoch's batches of indices, of nearly equal size: a tiny last batch would have a useless covariance."""
-    order = np.random.default_rng([seed, epoch]).permutation(n)
+def batches(n: int, batch_size: int, epoch: int, seed: int, balance: np.ndarray | None = None) -> list[np.ndarray]:
+    """Return the epoch's batches of indices, of nearly equal size: a tiny last batch would have a useless covariance.
+
+    Each image comes once; with `balance`, the labels `(n,)`, as many images are drawn and each class equally often.
+    """
+    generator = np.random.default_rng([seed, epoch])
+    order = generator.permutation(n) if balance is None else stratify.balanced(balance, generator)
     return np.array_split(order, max(1, math.ceil(n / batch_size)))
 
 
@@ -134,6 +138,7 @@ def train(
     may stop at any yield; `state` is then consistent and can be saved. Raises `run.diverged` when the loss or a gradient is not
     finite (the weights are those before that step) and `run.memory` when the device has too little memory.
     """
+    balance = views.labels.cpu().numpy() if training.balanced else None
     per_epoch = len(batches(len(views), training.batch_size, 0, seed))
     steps = per_epoch * training.epochs
     parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
@@ -141,7 +146,7 @@ def train(
     trained = [(name, p) for name, p in state.classifier.named_parameters() if id(p) in chosen]
     while state.step < steps:
         epoch, within = divmod(state.step, per_epoch)
-        ids = batches(len(views), training.batch_size, epoch, seed)[within]
+        ids = batches(len(views), training.batch_size, epoch, seed, balance)[within]
         first, last, frozen = _enter(stages, state.step, steps, trained)
         for group in state.optimizer.param_groups:
             group["lr"] = group["peak"] * schedule(state.step - first, last - first, training.warmup)
@@ -213,7 +218,7 @@ def _step(
     return {
         "task_loss": float(task_loss.detach()),
         "penalty": float(penalty.detach()),
-        "accuracy": float((logits.detach().argmax(1) == labels).float().mean()),
+        "accuracy": float(task.accuracy(logits.detach(), labels)),
         "gradient_norm": float(norm),
         "learning_rate": state.optimizer.param_groups[0]["lr"],
         "milliseconds": round(milliseconds, 3),

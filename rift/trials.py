@@ -95,6 +95,12 @@ def _trial(
     return logits.tolist()
 
 
+def _score(task: Task, logits: torch.Tensor, truth: torch.Tensor) -> float:
+    """Return the headline of the task in [0, 1]: mean average precision of findings, else balanced accuracy; 0 for neither."""
+    found = task.score(logits, truth)
+    return found.get("average_precision") or found.get("balanced_accuracy") or 0.0
+
+
 def _chosen(task: Task, path: tuning.Path, what: str, found: list[Any], truth: torch.Tensor) -> dict[str, Any]:
     """Apply the rule to the logits of all trials, fold after fold and value after value."""
     losses, scores, values = [], [], []
@@ -104,7 +110,7 @@ def _chosen(task: Task, path: tuning.Path, what: str, found: list[Any], truth: t
             continue
         logits = torch.cat([torch.tensor(part) for part in parts])
         losses.append([float(task.loss(logits[i : i + 1], truth[i : i + 1])) for i in range(len(truth))])
-        scores.append(task.score(logits, truth)["balanced_accuracy"])
+        scores.append(_score(task, logits, truth))
         values.append(value)
     if not values:
         raise RunError("run.diverged", "Every trial diverged; try a smaller learning rate.")

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from rift import stratify
 from rift.errors import SettingError
 
 STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0)
@@ -66,12 +67,13 @@ def tuned(regularizer: str) -> str:
 
 
 def folds(labels: np.ndarray, groups: np.ndarray | None, seed: int) -> list[np.ndarray]:
-    """Divide images into `FOLDS` of like classes, those of one patient together; returns indices of each fold's images."""
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
-
-    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
-    splitter = kind(FOLDS, shuffle=True, random_state=seed)
-    return [held_out for _, held_out in splitter.split(np.zeros(len(labels)), labels, groups)]
+    """Divide images into `FOLDS` of like labels, those of one patient together; returns indices of each fold's images."""
+    units, shares = np.arange(len(labels)) if groups is None else groups, np.full(FOLDS, 1 / FOLDS)
+    for columns in (stratify.columns_of(labels), np.ones((len(labels), 1), bool)):  # a class too rare for all folds: as they come
+        part = stratify.cut(columns, units, shares, np.random.default_rng(seed), rarest_first=labels.ndim == 2)
+        if part is not None:
+            return [np.flatnonzero(part == fold) for fold in range(FOLDS)]
+    raise SettingError("setting.range", f"strength=auto needs at least {FOLDS} images or patients to take turns.")
 
 
 def strongest(values: Sequence[float], losses: np.ndarray, scores: Sequence[float]) -> dict[str, Any]:

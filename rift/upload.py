@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 import zipfile
 import zlib
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from rift import archive, table
-from rift.archive import LOCAL, Limits, Listing, Member, plain
+from rift import archive, labeled
+from rift.archive import LOCAL, Limits, Listing, plain
 from rift.dataset import ImageSet, store
 from rift.errors import DataError
 from rift.review import Entry, Item, Notes
@@ -38,11 +36,13 @@ def read(
     least: int = 3,
     least_classes: int = 2,
     leave_out_small: bool = False,
+    findings: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> ImageSet:
     """Read an upload into `root/<digest>/`; every file ends as kept or skipped in its report, or the whole is refused.
 
-    `least` images are needed in each of `least_classes` classes (natural images: 1 and 1). Refused, with nothing left in `root`:
+    `least` images are needed in each of `least_classes` classes (natural images: 1 and 1, and no `findings`, since each has one
+    name); of findings `least` images must show each and `least` must not. Refused, with nothing left in `root`:
     `data.missing` no such path, `data.archive` not a sound zip, npz or folder, `data.escape` names or links that lead outside,
     `data.bomb` more bytes than `limits`, `data.label` a table that cannot be understood, and what `store` refuses.
     """
@@ -75,27 +75,12 @@ def read(
             raise DataError("data.label", f"There are {len(tables)} tables ({listed}); keep the one that lists the labels.")
         if tables:
             files.members.remove(tables[0])
-            return keep(_listed(tables[0], files.members, outer, notes, limits))
+            entries = labeled.by_table(tables[0], files.members, outer, notes, limits)
+            if not findings and any(not isinstance(entry.label, str) for entry in entries):
+                sentence = "The table has a column for each finding, but natural images have one name each; use a label column."
+                raise DataError("data.label", sentence)
+            return keep(entries)
         return keep(_class_folders(files, outer, notes))
-
-
-def class_name(text: str, notes: Notes) -> str:
-    """Return a class's name without invisible characters, composed (NFC), with a warning when that changed or confuses it."""
-    cleaned = plain(text)
-    if not cleaned:
-        raise DataError("data.label", "A class name is empty or invisible; give each class a readable name.")
-    if cleaned != text.strip():
-        points = " ".join(f"U+{ord(c):04X}" for c in text if c not in cleaned)[:200] or "letters composed, spaces or length"
-        warning = Item(file="", code="data.name", message=f"The class name {cleaned!r} was cleaned ({points}).")
-    else:
-        scripts = {unicodedata.name(c, "?").split()[0] for c in cleaned if c.isalpha()}
-        if len(scripts & {"LATIN", "CYRILLIC", "GREEK"}) < 2:
-            return cleaned
-        message = f"The class name {cleaned!r} mixes {' and '.join(sorted(scripts))} letters that may look alike."
-        warning = Item(file="", code="data.name", message=message)
-    if warning not in notes.warnings:
-        notes.warnings.append(warning)
-    return cleaned
 
 
 def _common_root(files: Listing) -> int:
@@ -124,7 +109,7 @@ def _class_folders(files: Listing, outer: int, notes: Notes) -> list[Entry]:
     entries = []
     for member in files.members:
         parts = member.name.split("/")
-        shown = _below(member.name, outer)
+        shown = labeled.below(member.name, outer)
         if len(parts) < level + 2:
             kind = "It is DICOM, which is not read yet, and lies" if shown.lower().endswith((".dcm", ".dicom")) else "It lies"
             message = f"{kind} in no class folder; put each image (PNG, JPEG, TIFF) into a folder named after its class."
@@ -132,10 +117,10 @@ def _class_folders(files: Listing, outer: int, notes: Notes) -> list[Entry]:
             continue
         folder = parts[level]
         if folder not in cleaned:
-            cleaned[folder] = class_name(folder, notes)
+            cleaned[folder] = labeled.class_name(folder, notes)
         entries.append(Entry(shown, cleaned[folder], member.read, None, PARTS[parts[outer].lower()] if split else ""))
     named = {folder.split("/")[level] for folder in files.folders if folder.count("/") == level}
-    notes.classes |= {class_name(folder, notes) for folder in named - set(cleaned)}
+    notes.classes |= {labeled.class_name(folder, notes) for folder in named - set(cleaned)}
     return entries
 
 
@@ -153,70 +138,6 @@ def _with_patients(entries: list[Entry], notes: Notes) -> list[Entry]:
             notes.warnings.append(Item(file="", code="data.groups", message=message))
             return [entry._replace(group=groups.get(entry.id)) for entry in entries]
     return entries
-
-
-def _listed(labels: Member, members: list[Member], outer: int, notes: Notes, limits: Limits) -> list[Entry]:
-    """Read the images that a table lists; those it does not list, and rows without an image, are skipped items."""
-    rows, encoding = table.parse(labels.read(), limits.files)
-    if encoding == "cp1252":
-        message = "The table is not UTF-8; it was read as Windows-1252: look at the class names."
-        notes.warnings.append(Item(file=labels.name, code="data.encoding", message=message))
-    finder = _finder(members, outer)
-    listed: dict[str, tuple[int, str]] = {}
-    missing: dict[str, int] = {}
-    entries = []
-    for line, row in rows:
-        given = row["file"]
-        found = _find(finder, given, line)
-        if found is None:
-            missing.setdefault(given, line)
-            continue
-        label = class_name(row["label"], notes) if row["label"] else ""
-        before, other = listed.setdefault(found.name, (line, label))
-        if other != label:
-            sentence = f"{plain(given)!r} is {other!r} in line {before} of the table and {label!r} in line {line}; keep one."
-            raise DataError("data.conflict", sentence)
-        if before != line:
-            message = f"Listed in line {before} of the table and again in line {line}."
-            notes.warnings.append(Item(file=given, code="data.duplicate", message=message))
-        elif label:
-            entries.append(Entry(_below(found.name, outer), label, found.read, row["group"] or None, row["split"]))
-        else:
-            message = f"Line {line} of the table gives it no label."
-            notes.skipped.append(Item(file=given, code="data.unlabeled", message=message))
-    for given, line in missing.items():
-        message = f"Line {line} of the table lists it, but no such file was uploaded."
-        notes.skipped.append(Item(file=given, code="data.missing", message=message))
-    for member in members:
-        if member.name not in listed:
-            message = "The table does not list it, so it has no label."
-            notes.skipped.append(Item(file=_below(member.name, outer), code="data.unlabeled", message=message))
-    return sorted(entries, key=lambda entry: entry.id)
-
-
-def _below(name: str, outer: int) -> str:
-    return "/".join(name.split("/")[outer:]) or name
-
-
-def _finder(members: list[Member], outer: int) -> dict[str, list[Member]]:
-    """Map paths and bare names, with and without ending, to the files they may mean."""
-    finder: dict[str, list[Member]] = defaultdict(list)
-    for member in members:
-        path = unicodedata.normalize("NFC", _below(member.name, outer))
-        for key in {path, path.rpartition("/")[2]}:
-            for form in {key, re.sub(r"\.\w{3,4}$", "", key)}:
-                finder[form].append(member)
-    return finder
-
-
-def _find(finder: dict[str, list[Member]], given: str, line: int) -> Member | None:
-    if re.match(r"/|\\|[A-Za-z]:", given) or ".." in re.split(r"[/\\]", given):
-        raise DataError("data.escape", f"Line {line} of the table names {plain(given)!r}, which leads outside; use plain names.")
-    found = finder.get(unicodedata.normalize("NFC", given).removeprefix("./"), [])
-    if len(found) > 1:
-        both = " and ".join(repr(plain(member.name)) for member in found[:2])
-        raise DataError("data.conflict", f"Line {line} of the table: {plain(given)!r} may mean {both}; write the whole path.")
-    return found[0] if found else None
 
 
 def _arrays(path: Path, limits: Limits) -> list[Entry]:
@@ -248,8 +169,8 @@ def _arrays(path: Path, limits: Limits) -> list[Entry]:
                 Entry(f"{folder}{index:06d}", text, image, None, PARTS.get(prefix.rstrip("_"), ""))
                 for index, (image, text) in enumerate(zip(pixels, texts, strict=True))
             ]
-    width = max((len(entry.label) for entry in entries if entry.label.isdecimal()), default=0)
-    return [entry._replace(label=entry.label.zfill(width) if entry.label.isdecimal() else entry.label) for entry in entries]
+    width = max((len(text) for entry in entries if (text := str(entry.label)).isdecimal()), default=0)
+    return [entry._replace(label=text.zfill(width)) if (text := str(entry.label)).isdecimal() else entry for entry in entries]
 
 
 def _array(packed: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
@@ -272,7 +193,7 @@ def _array(packed: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
 
 def _label_texts(labels: np.ndarray, count: int, names: list[str], prefix: str) -> list[str]:
     if labels.ndim == 2 and labels.shape[1] > 1:
-        sentence = f"{prefix}labels gives {labels.shape[1]} labels to an image; one label per image is read."
+        sentence = f"{prefix}labels gives {labels.shape[1]} labels to an image; one is read, and findings from a CSV."
         raise DataError("data.label", sentence)
     flat = labels.reshape(-1)
     if len(flat) != count or flat.dtype.kind not in "iubU":

@@ -12,9 +12,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = (
     "errors config",
-    "catalog archive images model similarity statistics figures vocabulary runs",
+    "catalog archive images model similarity statistics figures vocabulary runs findings stratify",
     "review table snapshot views captures verdict",
-    "dataset differences",
+    "dataset labeled differences",
     "upload backbones tasks methods regularizers natural samples trained",
     "train diagnostics toys pretrain measures tradeoff tuning",
     "trials",

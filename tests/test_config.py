@@ -7,6 +7,7 @@ import pytest
 from rift import api, catalog
 from rift.config import Choice, Experiment, Training, digest
 from rift.errors import DataError, ModelError, SettingError
+from rift.service import Order
 
 BASE = Experiment(data="d", natural="n")
 
@@ -35,6 +36,22 @@ def test_pairs_share_images_and_order_but_not_the_method():
     ):
         assert BASE.model_copy(update={"training": training}).pair_id != BASE.pair_id
     assert BASE.model_copy(update={"seed": 1}).pair_id != BASE.pair_id
+
+
+def test_settings_that_came_later_leave_the_ids_of_experiments_without_them_alone():
+    """The ids are those of the first version: runs and comparisons that exist must be found again."""
+    assert (BASE.id, BASE.pair_id, Order(data="d", natural="n").id) == (
+        "7f1e77ecac74a136",
+        "4780b9e02cfe26b1",
+        "bb3c7547f9abcb69",
+    )
+    assert {"shots", "balanced"} & set(BASE.model_dump()["training"]) == set()
+    for training in (Training(shots=5), Training(balanced=True)):
+        other = BASE.model_copy(update={"training": training})
+        assert Experiment.model_validate_json(other.model_dump_json()) == other
+        assert other.id != BASE.id and other.pair_id != BASE.pair_id
+    order = Order(data="d", natural="n", task=Choice(name="multi_label"))
+    assert Order.model_validate_json(order.model_dump_json()) == order and order.id != Order(data="d", natural="n").id
 
 
 def test_options_are_filled_in_so_that_equal_settings_hash_alike():
@@ -72,6 +89,8 @@ def test_a_wrong_choice_says_what_is_allowed(menu, text, code, words):
         ({"learning_rate": "inf"}, "setting.range"),
         ({"learning_rate": "-1"}, "setting.range"),
         ({"epoch": "3"}, "setting.unknown"),
+        ({"shots": "-1"}, "setting.range"),
+        ({"balanced": "sometimes"}, "setting.range"),
         ({"preset": "magic"}, "setting.range"),
     ],
 )

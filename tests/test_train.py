@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -138,7 +139,7 @@ def test_a_torn_checkpoint_is_passed_over(lab, tmp_path):
 
 def test_divergence_ends_the_run_with_its_code_and_no_number(lab, tmp_path, monkeypatch):
     task: Task = catalog.door("tasks", "single_label")(("narrow", "wide"))
-    broken = Task(task.outputs, lambda logits, labels: task.loss(logits, labels) * torch.inf, task.probabilities, task.score)
+    broken = dataclasses.replace(task, loss=lambda logits, labels: task.loss(logits, labels) * torch.inf)
     monkeypatch.setattr(catalog.module("tasks", "single_label"), "build", lambda classes, **options: broken)
     other = Lab(tmp_path / "lab")
     other.data.rmdir()

@@ -193,12 +193,29 @@ def test_the_secret_is_readable_by_its_owner_only(served, lab):
     assert (lab.root / "secret").stat().st_mode & 0o077 == 0
 
 
+def test_a_set_of_findings_is_summed_up_finding_by_finding(served, lab):
+    from types import SimpleNamespace
+
+    from rift.ui.tabs import data, watch
+
+    draw, marks = np.random.default_rng(1), [("mass",), (), ("mass", HOSTILE), (HOSTILE,)] * 6
+    entries = [Entry(f"{i:02d}.png", label, draw.integers(0, 255, (9, 9, 3), np.uint8)) for i, label in enumerate(marks)]
+    digest = store(entries, lab.data, name="chest").digest
+    page = data.summary(SimpleNamespace(labs={"lab": lab}, files=served[0]), "lab", digest)
+    assert "24 images in 2 findings, of which an image may show several or none" in page and "<img src=x" not in page
+    assert ">mass<small>12 images</small>" in page and page.count('<img loading="lazy"') == 2 * data.THUMBNAILS
+    event = {"event": "epoch", "epoch": 1, "epochs": 2, "validation_accuracy": 0.9, "validation_average_precision": 0.4}
+    assert "<td>0.400</td>" in watch._log({"none": [event]})
+    assert "<td>0.900</td>" in watch._log({"none": [event | {"validation_average_precision": None}]})
+
+
 @pytest.mark.parametrize(
     "order",
     [
         {},
         {"training": Training(epochs=3, learning_rate=1e-5, augment="none", split_seed=7), "strengths": (0.25,)},
         {"regularizers": (Choice(name="rift", options={"statistics": "running"}),), "seeds": 3},
+        {"training": Training(shots=5, balanced=True)},
         {"methods": (Choice(name="linear"),), "backbone": Choice(name="embedded", options={"init": "random"})},
     ],
 )

@@ -3,6 +3,11 @@
 Recall of class c = (images of c called c) / (images of c); balanced accuracy is the mean recall of the classes that have
 test images. AUROC and average precision are the mean over those classes of one against the rest (macro), from softmax
 probabilities. Intervals are 95 % Wilson intervals (Wilson 1927): they speak of new images, not of new training seeds.
+
+Where an image may show several findings, the headline is the mean average precision (mAP) over the findings that some test
+images show and some do not, from sigmoid probabilities; a finding is named where its probability is at least 0.5 (our choice).
+Accuracy is then the share of right answers over all images and findings, balanced accuracy the mean over findings of
+sensitivity and specificity; their intervals are from a jackknife over images.
 """
 
 from __future__ import annotations
@@ -18,6 +23,7 @@ from scipy.special import softmax
 from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score
 
 from rift import figures
+from rift.diagnostics import _findings
 from rift.snapshot import Arrays, Snapshot
 from rift.statistics import mean_proportion_interval, proportion_interval
 
@@ -37,7 +43,8 @@ def measure(
     """Return accuracies in [0, 1], the confusion matrix `(k, k)` with true classes as rows, and predictions `(n,)`.
 
     Images without a known label (-1) are not scored: their prediction stays, `n` leaves them out. A class without test
-    images has recall nan and is left out of every mean; `recall_reason` names it.
+    images has recall nan and is left out of every mean; `recall_reason` names it. Of findings, predictions, labels and
+    `probabilities` are `(n, k)`, there is no confusion matrix, and `finding_average_precision` and `finding_auroc` are `(k,)`.
     """
     result: Result = {"classes": np.array(after.classes, dtype=np.str_)}
     reason = _missing(after.sets.get(images), images)
@@ -45,6 +52,8 @@ def measure(
         return result | {"n": 0} | dict.fromkeys(NUMBERS + ARRAYS) | {f"{name}_reason": reason for name in NUMBERS + ARRAYS}
     arrays = after.sets[images]
     assert arrays.logits is not None  # `_missing` looked
+    if arrays.labels.ndim == 2:
+        return result | _findings.measure(arrays, after.classes, images)
     probabilities = softmax(arrays.logits.astype(np.float64), axis=1)
     predictions, known = probabilities.argmax(1), arrays.labels >= 0
     labels = arrays.labels[known]
@@ -110,13 +119,16 @@ def changed(baseline: Mapping, other: Mapping) -> dict[str, np.ndarray]:
     if baseline.get("predictions") is None or other.get("predictions") is None:
         return {"fixed": np.array([], dtype=int), "broken": np.array([], dtype=int)}
     labels = np.asarray(other["labels"])
-    was = np.asarray(baseline["predictions"]) == labels
-    now = np.asarray(other["predictions"]) == labels
+    was, now = (np.asarray(one["predictions"]) == labels for one in (baseline, other))
+    if labels.ndim == 2:  # an image of several findings is right where all answers are
+        was, now = was.all(1), now.all(1)
     return {"fixed": np.flatnonzero(now & ~was), "broken": np.flatnonzero(was & ~now)}
 
 
 def figure(results: Mapping[str, dict]) -> go.Figure:
     """Recall of each class with its interval, by arm, above the arms' confusion matrices on one color scale."""
+    if any(one.get("finding_auroc") is not None for one in results.values()):
+        return _findings.figure(results)
     arms = {arm: one for arm, one in results.items() if one.get("confusion") is not None}
     if not arms:
         reasons = (one.get("confusion_reason") for one in results.values())
@@ -194,6 +206,8 @@ def sentence(results: Mapping[str, dict]) -> str:
     if not arms:
         reasons = (one.get("accuracy_reason") for one in results.values())
         return f"No arm has an accuracy: {next(filter(None, reasons), 'nothing ran')}."
+    if any(one.get("finding_auroc") is not None for one in arms.values()):
+        return _findings.sentence(arms)
     parts = [
         f"{arm} {one['accuracy']:.3f} of {one['n']} images "
         f"(95 % interval {one['accuracy_low']:.3f} to {one['accuracy_high']:.3f}; balanced {one['balanced_accuracy']:.3f})"

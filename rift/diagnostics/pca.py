@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from pydantic import Field
 
-from rift import figures, similarity
+from rift import figures, findings, similarity
 from rift.snapshot import Snapshot
 
 TITLE = "PCA"
@@ -33,7 +33,7 @@ def measure(
     """Return coordinates `(n, 2)` of both models in one basis, and the natural images' in the same one.
 
     `explained` `(2,)`: share of the variance on each axis of the basis; `explained_before` and `explained_after`: the share
-    of each model's own variance that both axes show, in [0, 1].
+    of each model's own variance that both axes show, in [0, 1]. Images of several findings, and of none, are classes here.
     """
     if "test" not in before.sets or "test" not in after.sets:
         return _none("there are no test images")
@@ -44,14 +44,15 @@ def measure(
         return _none(str(error))
     if not np.isfinite(y.embeddings).all():
         return _none("the model's embeddings are not finite numbers: its training diverged")
+    labels, classes = (y.labels, after.classes) if y.labels.ndim == 1 else findings.one_each(y.labels, after.classes)
     result: Result = {
         "n": len(x.embeddings),
         "basis": basis,
         "before": (x.embeddings - fitted.mean) @ fitted.basis,
         "after": (y.embeddings - fitted.mean) @ fitted.basis,
         "explained": fitted.share,
-        "labels": y.labels,
-        "classes": np.array(after.classes, dtype=np.str_),
+        "labels": labels,
+        "classes": np.array(classes, dtype=np.str_),
         "ids": y.ids,
     }
     for name, embeddings in (("explained_before", x.embeddings), ("explained_after", y.embeddings)):

@@ -24,10 +24,11 @@ def build(
         loss=lambda logits, labels: F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing),
         probabilities=lambda logits: logits.float().softmax(1),
         score=_score,
+        accuracy=lambda logits, labels: (logits.argmax(1) == labels).float().mean(),
     )
 
 
-def _score(logits: Tensor, labels: Tensor) -> dict[str, float]:
+def _score(logits: Tensor, labels: Tensor) -> dict[str, float | None]:
     hits = (logits.argmax(1) == labels).float()
     recalls = [hits[labels == label].mean() for label in labels.unique()]
     return {"accuracy": float(hits.mean()), "balanced_accuracy": float(torch.stack(recalls).mean())}

@@ -25,8 +25,9 @@ PROGRESS = gr.Progress()  # Gradio looks for one among a handler's defaults
 HOW = """
 <div class="rift"><h2>Your images</h2><p class="about">A zip with one folder for each class,
 <code>my_set.zip/benign/01.png</code>. Also: folders train, val and test around them, a table (CSV) beside
-the images, or a MedMNIST file (.npz). At least two classes with three images each; thirty each make a fair
-test. They stay on the machine that runs this page.</p></div>
+the images with a column <code>label</code>, or a column of 0 and 1 for each finding, or a MedMNIST file
+(.npz). At least two classes with three images each; thirty each make a fair test. They stay on the machine
+that runs this page.</p></div>
 """
 
 
@@ -74,7 +75,9 @@ def _reader(app: App, kind: str) -> Callable[..., Any]:
     def read(memory: dict[str, str], leave_out_small: bool, path: str | None, progress: Any = PROGRESS) -> Any:
         if not path:
             return gr.skip(), gr.skip(), gr.skip()
-        floor: dict[str, Any] = {"least": 1, "least_classes": 1} if kind == "natural" else {"leave_out_small": leave_out_small}
+        floor: dict[str, Any] = (
+            {"least": 1, "least_classes": 1, "findings": False} if kind == "natural" else {"leave_out_small": leave_out_small}
+        )
 
         def tell(done: int, total: int) -> None:
             progress((done, total), desc="Reading images")
@@ -124,19 +127,19 @@ def _summaries(app: App, memory: dict[str, str]) -> tuple[str, str]:
 def summary(app: App, home: str, digest: str, *, parts: bool = True) -> str:
     """Return what is in a set: counts, pictures of each class, and every file that was changed or skipped."""
     images = dataset.load(app.labs[home].data / digest)
-    counts = {}
-    if parts:
-        split = dataset.split(images, Training().split_seed)
-        counts = {part: np.bincount(images.labels[getattr(split, part)], minlength=len(images.classes)) for part in PARTS}
+    split = dataset.split(images, Training().split_seed) if parts else None
+    counts = {part: getattr(split, part) for part in PARTS} if split else {}
+    members = [images.of(index) for index in range(len(images.classes))]
+    several = images.task == "multi_label"
     heads = join('<th scope="col">{part}</th>', [{"part": part} for part in counts])
     rows = join(
         '<tr><th scope="row">{name}<small>{n} images</small></th>{cells}<td class="thumbs">{pictures}</td></tr>',
         [
             {
                 "name": name,
-                "n": int((images.labels == index).sum()),
-                "cells": join("<td>{n}</td>", [{"n": int(counts[part][index])} for part in counts]),
-                "pictures": _thumbnails(app, home, images, index) if index < MOST_CLASSES else "",
+                "n": int(members[index].sum()),
+                "cells": join("<td>{n}</td>", [{"n": int(members[index][chosen].sum())} for chosen in counts.values()]),
+                "pictures": _thumbnails(app, home, images, members[index]) if index < MOST_CLASSES else "",
             }
             for index, name in enumerate(images.classes)
         ],
@@ -147,14 +150,16 @@ def summary(app: App, home: str, digest: str, *, parts: bool = True) -> str:
         for kind in ("warnings", "changed", "skipped")
     }
     return html(
-        '<div class="rift"><h2>{name}</h2>{about}<p>{kept} images in {classes} classes; {changed} changed on the way in, '
+        '<div class="rift"><h2>{name}</h2>{about}<p>{kept} images in {classes} {kinds}; {changed} changed on the way in, '
         "{skipped} skipped, {warnings} warnings.</p>{files}"
-        '<div class="scroll"><table class="numbers classes"><thead><tr><th scope="col">Class</th>'
+        '<div class="scroll"><table class="numbers classes"><thead><tr><th scope="col">{kind}</th>'
         '{heads}<th scope="col" class="thumbs">Pictures</th></tr></thead><tbody>{rows}</tbody></table></div></div>',
         name=images.name,
         about=about,
         kept=len(images),
         classes=len(images.classes),
+        kinds="findings, of which an image may show several or none" if several else "classes",
+        kind="Finding" if several else "Class",
         **{kind: found["count"] for kind, found in files.items()},
         files=Markup("".join(report.part("files", kind.capitalize(), found) for kind, found in files.items())),
         heads=heads,
@@ -162,9 +167,9 @@ def summary(app: App, home: str, digest: str, *, parts: bool = True) -> str:
     )
 
 
-def _thumbnails(app: App, home: str, images: dataset.ImageSet, label: int) -> Markup:
-    """Return the first pictures of a class, each under a token."""
-    chosen = np.flatnonzero(images.labels == label)[:THUMBNAILS]
+def _thumbnails(app: App, home: str, images: dataset.ImageSet, members: np.ndarray) -> Markup:
+    """Return the first of these pictures, each under a token."""
+    chosen = np.flatnonzero(members)[:THUMBNAILS]
     return join(
         '<img loading="lazy" width="56" height="56" src="{address}" alt="{name}" title="{name}">',
         [{"address": app.files.picture(home, images.digest, i), "name": images.ids[i]} for i in chosen],

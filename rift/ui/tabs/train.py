@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from rift import api, catalog, dataset, estimate, service
-from rift.config import PRESETS, Training
+from rift.config import PRESETS, Choice, Training
 from rift.errors import SettingError, UserError
 from rift.service import Order
 from rift.ui.state import App, duration
@@ -88,6 +88,7 @@ class Controls:
             baseline=bool(both),
             training=training,
             seeds=int(seeds),
+            task=Choice(name=dataset.load(self.app.labs[home].data / data).task),
         )
         return asked, home, source
 
@@ -103,9 +104,9 @@ def build(app: App) -> None:
     def preview(*values: Any) -> tuple[Any, str]:
         try:
             asked, home, source = controls.order(values)
+            return _cost(app, asked, home), _command(asked, source, values[0])
         except UserError as error:
             return html('<p class="rift problem">{what}</p>', what=error.sentence), ""
-        return _cost(app, asked, home), _command(asked, source, values[0])
 
     def begin(*values: Any) -> tuple[dict[str, str], Any]:
         asked, home, source = controls.order(values)
@@ -139,7 +140,8 @@ def _natural(app: App, memory: dict[str, str]) -> str:
 
 def _cost(app: App, asked: Order, home: str) -> Any:
     images, natural = dataset.load(app.labs[home].data / asked.data), dataset.load(app.lab.data / asked.natural)
-    sizes = service.sizes(images, natural, dataset.split(images, asked.training.split_seed))
+    dataset.refuse_misfit(images, asked.task, asked.training)
+    sizes = estimate.sizes(images, natural, dataset.parts(images, asked.training, 0))
     planned = service.experiments(asked)
     runs = list({one.id: one for _, by_seed in planned for one in by_seed}.values())
     seconds = estimate.seconds(app.lab, runs, sizes)

@@ -15,7 +15,13 @@ TITLE, ORDER = "3 Watch", 3
 CURVES = (
     ("step", "task_loss", "Task loss", "How wrong the medical answers are on the training batches; lower is better.", None),
     ("step", "penalty", "Penalty", "How far the covariance is from the pretrained one, before the strength is applied.", None),
-    ("epoch", "validation_accuracy", "Accuracy", "On validation images, after each epoch.", [0, 1.02]),
+    (
+        "epoch",
+        "validation_accuracy",
+        "Accuracy",
+        "On validation images, after each epoch; where an image may show several findings, their mean average precision (mAP).",
+        [0, 1.02],
+    ),
     (
         "epoch",
         "cka_debiased",
@@ -51,7 +57,7 @@ def render(here: Shown) -> list[Any]:
     for kind, key, title, _, span in CURVES:
         series = {}
         for arm, events in curves.items():
-            found = [(event[kind], event[key]) for event in events if event["event"] == kind and event.get(key) is not None]
+            found = [(event[kind], y) for event in events if event["event"] == kind and (y := _value(event, key)) is not None]
             if found:
                 x, y = zip(*found, strict=True)
                 series[arm] = (x, y)
@@ -63,13 +69,19 @@ def render(here: Shown) -> list[Any]:
     return [name, *plots, _log(curves)]
 
 
+def _value(event: dict[str, Any], key: str) -> Any:
+    """Return a value of an event; for accuracy the mean average precision, where there is one."""
+    better = event.get("validation_average_precision") if key == "validation_accuracy" else None
+    return event.get(key) if better is None else better
+
+
 def _log(curves: dict[str, list[dict[str, Any]]]) -> str:
     """Return the epochs in words, newest first."""
     rows = [
         {
             "arm": arm,
             "epoch": f"{event['epoch']} of {event['epochs']}",
-            "accuracy": f"{event['validation_accuracy']:.3f}",
+            "accuracy": f"{_value(event, 'validation_accuracy'):.3f}",
             "cka": "–" if event.get("cka_debiased") is None else f"{event['cka_debiased']:.3f}",
         }
         for arm, events in curves.items()
@@ -79,7 +91,7 @@ def _log(curves: dict[str, list[dict[str, Any]]]) -> str:
     lines = join("<tr><td>{arm}</td><td>{epoch}</td><td>{accuracy}</td><td>{cka}</td></tr>", rows[::-1])
     return html(
         '<div class="rift"><details><summary>Epochs as a table</summary><div class="scroll"><table class="plain"><thead><tr>'
-        '<th scope="col">Arm</th><th scope="col">Epoch</th><th scope="col">Validation accuracy</th>'
+        '<th scope="col">Arm</th><th scope="col">Epoch</th><th scope="col">Validation accuracy or mAP</th>'
         '<th scope="col">Debiased CKA</th>'
         "</tr></thead><tbody>{lines}</tbody></table></div></details></div>",
         lines=lines,
