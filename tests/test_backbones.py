@@ -106,22 +106,6 @@ def test_random_weights_follow_the_seed():
     assert torch.equal(states[0], states[1]) and not torch.equal(states[0], states[2])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("model", "width", "natural"),
-    [("vit_base", 768, True), ("dinov2_small", 384, False), ("clip_base_32", 512, False), ("siglip_base", 768, False)],
-)
-def test_each_timm_family_embeds_at_224_pixels(model, width, natural):
-    backbone = timm.load(model=model, init="random")
-    images = torch.rand(1, 3, 224, 224)
-    with torch.no_grad():
-        embeddings, activations = backbone.embed(images)
-        torch.testing.assert_close(embeddings, backbone(images), atol=1e-5, rtol=1e-5)
-    assert backbone.pixels == 224 and embeddings.shape == (1, width) and activations.shape[0] == 12
-    head = backbone.natural_head(["goldfish"])
-    assert (head is not None) == natural
-
-
 def test_dinov2_positions_of_518_pixels_become_those_of_224():
     large = real_timm.create_model("vit_small_patch14_dinov2", pretrained=False, depth=1, img_size=518)
     small = real_timm.create_model("vit_small_patch14_dinov2", pretrained=False, depth=1, img_size=224)
