@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from rift import catalog, comparison, jobs, service, tuning
+from rift import catalog, comparison, following, service, tuning
 from rift import report as page
 from rift.comparison import Arm
 from rift.config import PRESETS, Choice, Strength, Training
 from rift.errors import RunError, SettingError, of_code
-from rift.runs import ENDED, SCHEMA, Lab, Run, write_json
+from rift.following import Say
+from rift.runs import SCHEMA, Lab, write_json
 from rift.service import Order
-
-POLL_SECONDS = 0.1
-SAY_SECONDS = 5.0
-Say = Callable[[str], None]
 
 
 def compare(
@@ -54,25 +51,7 @@ def compare(
         raise SettingError("setting.range", f"--device {device!r} is not allowed; use auto, cpu or cuda.")
     if not Path(natural).exists() and not str(natural).endswith(".zip"):
         catalog.check("natural", catalog.parse(str(natural)))  # before the images are read
-    here = Lab(lab) if lab else None
-    root = here.data if here else Path(tempfile.mkdtemp(prefix="rift-"))
-    try:
-        say(f"Reading {data} …")
-        images = open_data(data, root, leave_out_small=leave_out_small)
-        others = open_natural(natural, root)
-        from rift import dataset
-
-        task = Choice(name=images.task)
-        dataset.refuse_misfit(images, task, settings)
-        parts = dataset.parts(images, settings, 0)
-        if "auto" in strengths:  # too few epochs for it are told before anything is trained
-            tuning.plan("strength", settings.epochs, len(parts.train), len(parts.validation))
-        if here is None:
-            here = Lab(out / "lab")
-            images, others = (_move(one, here) for one in (images, others))
-    finally:
-        if not lab:
-            shutil.rmtree(root, ignore_errors=True)
+    here, images, others, parts = _read(data, natural, Lab(lab) if lab else None, out, leave_out_small, settings, strengths, say)
     counts = images.counts(parts)
     kinds = "findings" if images.task == "multi_label" else "classes"
     say(f"{len(images)} images in {len(images.classes)} {kinds}: " + ", ".join(f"{n} {part}" for part, n in counts.items()))
@@ -85,7 +64,7 @@ def compare(
         strengths=tuple(strengths),
         training=settings,
         seeds=seeds,
-        task=task,
+        task=Choice(name=images.task),
     )
     name = service.place(here, order, source=str(data))
     arms = service.arms(here, name)
@@ -93,8 +72,35 @@ def compare(
     for arm in arms:
         if arm.note:
             say(arm.note)
-    _finish(here, service.runs(arms), names, device, workers, say)
+    following.finish(here, service.runs(arms), names, device, workers, say)
     return _publish(here, arms, images, others, parts, out, document_name)
+
+
+def _read(
+    data: str | Path,
+    natural: str | Path,
+    lab: Lab | None,
+    out: Path,
+    leave_out_small: bool,
+    settings: Training,
+    strengths: Sequence[Strength],
+    say: Say,
+) -> tuple[Lab, Any, Any, Any]:
+    """Read both sets and see that they can be trained on; returns the lab they are in, both sets and the split."""
+    from rift import dataset
+
+    with nullcontext(lab.data) if lab else tempfile.TemporaryDirectory(prefix="rift-") as root:
+        say(f"Reading {data} …")
+        images = open_data(data, Path(root), leave_out_small=leave_out_small)
+        others = open_natural(natural, Path(root))
+        dataset.refuse_misfit(images, Choice(name=images.task), settings)
+        parts = dataset.parts(images, settings, 0)
+        if "auto" in strengths:  # too few epochs for it are told before anything is trained
+            tuning.plan("strength", settings.epochs, len(parts.train), len(parts.validation))
+        if lab is None:
+            lab = Lab(out / "lab")
+            images, others = (_move(one, lab) for one in (images, others))
+    return lab, images, others, parts
 
 
 def settings_of(values: Mapping[str, Any]) -> Training:
@@ -136,55 +142,6 @@ def _move(images: Any, lab: Lab) -> Any:
     if not target.exists():
         shutil.move(images.folder, target)
     return dataset.load(target)
-
-
-def _finish(lab: Lab, runs: Sequence[Run], names: Mapping[str, str], device: str, workers: int, say: Say) -> None:
-    """Start workers and follow the runs until each has ended; Ctrl-C stops them within a second."""
-    waiting = [run for run in runs if run.state not in ENDED]
-    processes = [jobs.start_worker(lab, device, waiting) for _ in range(min(workers, len(waiting)))]
-    told = {run.id: (0, time.monotonic()) for run in runs}
-    try:
-        while waiting:
-            alive = any(process.poll() is None for process in processes)
-            for run in waiting:
-                told[run.id] = _tell(run, names[run.id], told[run.id], say)
-            waiting = [run for run in waiting if run.state not in ENDED]
-            if waiting and not alive:
-                raise RuntimeError(f"the worker ended with {processes[0].returncode}:\n{_tail(lab.root / 'worker.log')}")
-            time.sleep(POLL_SECONDS)
-        for process in processes:
-            process.wait()
-    except KeyboardInterrupt:
-        for run in runs:
-            if run.state not in ENDED:
-                run.request_stop()
-        for run in runs:
-            if run.state not in ENDED:
-                jobs.stop(run)
-        message = f"Stopped; what was done is kept in {lab.root}. The same command goes on from there."
-        raise RunError("run.stopped", message) from None
-
-
-def _tell(run: Run, name: str, told: tuple[int, float], say: Say) -> tuple[int, float]:
-    """Say a run's newest epochs and now and then its step; `told`: how far its events were read, when it was last heard of."""
-    events, position = run.events_from(told[0])
-    when, step = told[1], None
-    for event in events:
-        if event["event"] == "epoch":
-            cka = "" if event.get("cka") is None else f", CKA {event['cka']:.3f}"
-            precision, accuracy = event.get("validation_average_precision"), event["validation_accuracy"]
-            score = f"accuracy {accuracy:.3f}" if precision is None else f"mAP {precision:.3f}"
-            say(f"{name}: epoch {event['epoch']}/{event['epochs']}, validation {score}{cka}")
-            when, step = time.monotonic(), None
-        elif event["event"] == "end":
-            say(f"{name}: {event['state']}" + (f" ({event['message']})" if event.get("message") else ""))
-        elif event["event"] == "step":
-            step = event
-    if step is not None and time.monotonic() - when > SAY_SECONDS:
-        left = step["milliseconds"] * (step["steps"] - step["step"]) / 1000
-        say(f"{name}: step {step['step']}/{step['steps']}, about {left:.0f} s left")
-        when = time.monotonic()
-    return position, when
 
 
 def _publish(lab: Lab, arms: Sequence[Arm], images: Any, natural: Any, parts: Any, out: Path, name: str | None) -> dict[str, Any]:
@@ -289,7 +246,3 @@ def listing(menu: str, lab: str | Path | None = None) -> list[dict[str, Any]]:
         }
         for name in catalog.names(menu)
     ]
-
-
-def _tail(path: Path) -> str:
-    return "\n".join(path.read_text(errors="replace").splitlines()[-15:])

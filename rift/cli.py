@@ -7,6 +7,7 @@ import json
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -65,12 +66,14 @@ def compare(
     json_: Json = False,
 ) -> None:
     """Finetune with and without the regularizer, and write OUT/comparison.json and OUT/report.html."""
-    _compare(locals(), numbers("--strength", strength))
+    from rift import api
+
+    _compare(locals(), numbers("--strength", strength), api.compare)
 
 
 @app.command()
 def sweep(
-    data: Data,
+    data: Annotated[list[str], typer.Argument(help="one or several sets, each as for compare")],
     out: Out,
     strengths: Annotated[str, typer.Option("--strengths", help="comma-separated, for example 0.1,1,10,auto")],
     backbone: Backbone = "embedded",
@@ -87,10 +90,13 @@ def sweep(
     cluster: Annotated[str, typer.Option("--cluster", help="local")] = "local",
     json_: Json = False,
 ) -> None:
-    """Compare several strengths: the arms are method × regularizer × strength; writes OUT/sweep.json and OUT/report.html."""
+    """Compare several strengths: the arms are method × regularizer × strength; writes OUT/{sweep.json,table.csv,report.html}."""
     if cluster != "local":
         raise SettingError("setting.range", f"--cluster {cluster!r} is not available; this version knows local.")
-    _compare(locals(), numbers("--strengths", strengths), workers=workers, document_name="sweep.json")
+
+    from rift import sweeping
+
+    _compare(locals(), numbers("--strengths", strengths), sweeping.sweep, workers=workers)
 
 
 @app.command()
@@ -225,13 +231,11 @@ def work(
     jobs.work(Lab(lab), device, run)
 
 
-def _compare(asked: dict[str, Any], strengths: list[Any], **more: Any) -> None:
+def _compare(asked: dict[str, Any], strengths: list[Any], job: Callable[..., dict[str, Any]], **more: Any) -> None:
     """Carry out what `compare` and `sweep` have in common; `asked` are the options by their names."""
-    from rift import api
-
     same = {key: asked[key] for key in ("data", "out", "backbone", "seeds", "natural", "leave_out_small", "device", "lab")}
     same |= {"methods": asked["method"] or ["full"], "regularizers": asked["regularizer"] or ["rift"]}
-    result = api.compare(**same, strengths=strengths, training=_training(asked["set_"], asked["epochs"]), say=_say, **more)
+    result = job(**same, strengths=strengths, training=_training(asked["set_"], asked["epochs"]), say=_say, **more)
     _print(result, asked["json_"], f"The report is {asked['out'] / 'report.html'}.")
 
 

@@ -113,7 +113,7 @@ class Task:
 
     outputs: int  # width of the head
     loss: Callable[[Tensor, Tensor], Tensor]  # logits (n, k), labels (n,), of findings (n, k) -> task loss ()
-    probabilities: Callable[[Tensor], Tensor]  # logits (n, k) -> (n, k) in [0, 1]
+    probabilities: Callable[[Tensor], Tensor]  # logits (n, k) -> (n, k) float64 in [0, 1]
     score: Callable[[Tensor, Tensor], dict[str, float | None]]  # logits, labels -> numbers shown after each epoch
     accuracy: Callable[[Tensor, Tensor], Tensor]  # logits, labels -> share of right answers (), shown at each step
 

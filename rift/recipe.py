@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save as to_safetensors
-from sklearn.neighbors import KNeighborsClassifier
 
-from rift import catalog, dataset, measures, similarity, train, trials
+from rift import catalog, dataset, measures, reference, similarity, train, trials
 from rift.config import Experiment, digest
 from rift.errors import RunError, UserError
 from rift.model import Backbone, Classifier, Task, fingerprint, trainable
 from rift.runs import SCHEMA, Lab, Run, write_bytes, write_json
-from rift.snapshot import Arrays, Snapshot, capture
+from rift.snapshot import Snapshot, capture
 from rift.views import precision_of
 
 CHECKPOINT_SECONDS = 10.0  # how much work a killed process may lose
@@ -73,7 +72,7 @@ def _execute(run: Run, lab: Lab, device: torch.device) -> bool:
     state, stages = train.set_up(experiment, pretrained, task, views)
     classifier = state.classifier
     # Only now, since it may take long: a method or a penalty that this backbone cannot carry has been refused by here.
-    before, before_name = snapshot_of_pretrained(lab, pretrained, images, natural, parts)
+    before, before_name = reference.snapshot(lab, pretrained, images, natural, parts)
     _resume(run, state)
 
     run.append("stage", stage="training")
@@ -108,7 +107,7 @@ def _execute(run: Run, lab: Lab, device: torch.device) -> bool:
         "trainable_parameters": trained,
         "diverged": False,
         "before": before_name,
-        "pretrained": _pretrained_numbers(before),
+        "pretrained": reference.numbers(before),
         "target_seconds": views.seconds,
         "targets_cached": views.from_cache,
         "backbone": _about_backbone(pretrained),
@@ -186,51 +185,6 @@ def _evaluator(state: train.State, task: Task, pixels: np.ndarray, labels: np.nd
     return evaluate
 
 
-def snapshot_of_pretrained(
-    lab: Lab, pretrained: Backbone, images: dataset.ImageSet, natural: dataset.ImageSet, parts: dataset.Split
-) -> tuple[Snapshot, str]:
-    """Return the pretrained model's arrays and their file in the cache.
-
-    The model runs over each set once per lab, whatever the split, the seed or the arm.
-    """
-    mark = fingerprint(pretrained)
-    name = f"before-{digest([mark, images.digest, natural.digest, [part.tolist() for part in vars(parts).values()]])[:24]}.npz"
-    if (lab.cache / name).exists():
-        return Snapshot.load(lab.cache / name), name
-
-    def whole(one: dataset.ImageSet) -> Arrays:
-        path = lab.cache / f"pretrained-{digest([mark, one.digest])[:24]}.npz"
-        if not path.exists():
-            arrays = capture(pretrained, one.pixels(pretrained.pixels), one.ids, one.labels)
-            Snapshot({"all": arrays}, one.classes, (), None).save(path)
-        return Snapshot.load(path).sets["all"]
-
-    medical = whole(images)
-    sets = {name: _subset(medical, indices) for name, indices in vars(parts).items()}
-    head = pretrained.natural_head(natural.classes)
-    rows = None
-    if head is not None:
-        rows = np.full((len(natural.classes), pretrained.width), np.nan, np.float32)
-        if head.classes:
-            rows[[natural.classes.index(label) for label in head.classes]] = head.rows.float().cpu().numpy()
-    scale, kind = (head.scale, head.kind) if head is not None else (100.0, "")
-    before = Snapshot({**sets, "natural": whole(natural)}, images.classes, natural.classes, rows, scale, kind)
-    before.save(lab.cache / name)
-    return before, name
-
-
-def _pretrained_numbers(before: Snapshot) -> dict[str, Any]:
-    """Return what the pretrained model can do before any finetuning: natural accuracy, and 5-NN on the medical test images."""
-    measured = measures.plain(catalog.door("diagnostics", "zero_shot")(before, before))
-    kept = ("natural_accuracy", "natural_top5", "natural_head", "natural_knn_accuracy")
-    numbers = {key: measured[key] for key in measured if key.removesuffix("_reason") in kept}
-    known, test = before.sets["train"], before.sets["test"]
-    if known.labels.ndim == 2:
-        return {**numbers, "knn_accuracy": None, "knn_accuracy_reason": "an image may show several findings"}
-    neighbors = KNeighborsClassifier(min(5, len(known.labels)), metric="cosine").fit(known.embeddings, known.labels)
-    return {**numbers, "knn_accuracy": float(neighbors.score(test.embeddings, test.labels))}
-
-
 def _adapter_removed(method: str, backbone: Backbone, snapshot: Callable[[], Snapshot], before: Snapshot) -> dict[str, Any]:
     """Take the adapter out of the trained model and measure what is left, which should be the pretrained one."""
     remove = getattr(catalog.module("methods", method), "remove", None)
@@ -246,13 +200,8 @@ def _snapshot(
     pixels = images.pixels(classifier.backbone.pixels)
     medical = capture(classifier, pixels, images.ids, images.labels)
     seen = capture(classifier.backbone, natural.pixels(classifier.backbone.pixels), natural.ids, natural.labels)
-    sets = {name: _subset(medical, indices) for name, indices in vars(parts).items()}
+    sets = {name: medical.of(indices) for name, indices in vars(parts).items()}
     return replace(before, sets={**sets, "natural": seen})
-
-
-def _subset(arrays: Arrays, indices: np.ndarray) -> Arrays:
-    logits = None if arrays.logits is None else arrays.logits[indices]
-    return Arrays(arrays.ids[indices], arrays.labels[indices], arrays.embeddings[indices], arrays.activations[:, indices], logits)
 
 
 def _is_number(key: str, value: Any) -> bool:
@@ -268,10 +217,10 @@ def _write_predictions(run: Run, after: Snapshot, task: Task) -> None:
     writer.writerow(["image", "label", "split", *after.classes])
     for name in ("train", "validation", "test"):
         arrays = after.sets[name]
-        probabilities = task.probabilities(torch.from_numpy(arrays.logits)).numpy()
+        probabilities = task.probabilities(torch.from_numpy(arrays.logits)).tolist()  # every digit, so that all can be recomputed
         for image, label, row in zip(arrays.ids, arrays.labels, probabilities, strict=True):
             named = [after.classes[label]] if label.ndim == 0 else [after.classes[j] for j in np.flatnonzero(label)]
-            writer.writerow([image, ";".join(named), name, *(f"{p:.6f}" for p in row)])
+            writer.writerow([image, ";".join(named), name, *map(repr, row)])
     write_bytes(run.path / "predictions.csv", text.getvalue().encode())
 
 

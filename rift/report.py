@@ -18,30 +18,13 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from rift import catalog, figures, images, tradeoff, verdict
+from rift import catalog, figures, images, overview, tradeoff
 from rift.runs import write_bytes
 
 ASSETS = Path(__file__).parents[1] / "assets"
 MOST_ROWS = 200  # of a table of files; the rest is counted
 LONGEST_ARRAY = 32  # longer arrays are not worth reading as a table
 PHOTO_PIXELS = 160
-# metric, what it is called, what it is counted on
-METRICS = (
-    ("average_precision", "Mean average precision (mAP)", "test"),
-    ("auroc", "AUROC, mean over findings", "test"),
-    ("accuracy", "Accuracy", "test"),
-    ("balanced_accuracy", "Balanced accuracy", "test"),
-    ("cka_debiased", "Debiased CKA of medical images", "test"),
-    ("cka_natural_debiased", "Debiased CKA of natural images", "natural"),
-    ("natural_accuracy", "Natural accuracy", "natural"),
-    ("natural_accuracy_unrotated", "Natural accuracy after undoing the rotation", "natural"),
-    ("natural_agreement", "Natural agreement", "natural"),
-    ("removed_natural_accuracy", "Adapter removed: natural accuracy", "natural"),
-    ("removed_cka_debiased", "Adapter removed: debiased CKA of medical images", "test"),
-    ("removed_cka_natural_debiased", "Adapter removed: debiased CKA of natural images", "natural"),
-    ("seconds", "Time of the arm (s)", ""),
-    ("step_milliseconds", "Time of a step (ms)", ""),
-)
 
 
 class Photo(TypedDict):
@@ -64,23 +47,37 @@ def write(
     `measures` are those of each arm's first run; the entry "pretrained", the model compared with itself, may come first.
     `natural` are the natural images `(n, h, w, 3)`; a dozen of them is shown with what each model calls them.
     """
-    boot = (ASSETS / "report.js").read_text(encoding="utf-8")
-    plotly = get_plotlyjs()
+    values = {
+        "document": document,
+        "verdicts": overview.verdicts(document),
+        "spoken_of": overview.spoken_of(document),
+        "table": overview.table(document, measures),
+        "sections": [*_tradeoff(document), *sections(measures)],
+        "unmeasured": unmeasured(document, measures),
+        "photos": [{**one, "uri": _data_uri(natural[one["index"]])} for one in photos(measures)] if natural is not None else [],
+        "files_": {kind: files(document["data"].get(kind)) for kind in ("changed", "skipped", "warnings")},
+    }
+    _write(path, "report.html.j2", document["version"], values)
+
+
+def write_sweep(documents: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Write one page of several sets: for each, by its folder's name, the trade-off of its arms and their table."""
+    sets = [(name, one, _tradeoff(one), overview.table(one, {})) for name, one in documents.items()]
+    _write(path, "sweep.html.j2", next(iter(documents.values()))["version"], {"sets": sets})
+
+
+def _write(path: Path, template: str, version: str, values: Mapping[str, Any]) -> None:
+    """Write a page with its style and scripts in it."""
+    scripts = [get_plotlyjs(), (ASSETS / "report.js").read_text(encoding="utf-8")]
     page = (
         _environment()
-        .get_template("report.html.j2")
+        .get_template(template)
         .render(
-            document=document,
             style=Markup((ASSETS / "report.css").read_text(encoding="utf-8")),
-            scripts=[Markup(plotly), Markup(boot)],
-            hashes=[_sha256(plotly), _sha256(boot)],
-            verdicts=verdicts(document),
-            spoken_of=spoken_of(document),
-            table=table(document, measures),
-            sections=[*_tradeoff(document), *sections(measures)],
-            unmeasured=unmeasured(document, measures),
-            photos=[{**one, "uri": _data_uri(natural[one["index"]])} for one in photos(measures)] if natural is not None else [],
-            files_={kind: files(document["data"].get(kind)) for kind in ("changed", "skipped", "warnings")},
+            scripts=[Markup(one) for one in scripts],
+            hashes=[_sha256(one) for one in scripts],
+            version=version,
+            **values,
         )
     )
     write_bytes(path, page.encode())
@@ -158,84 +155,6 @@ def _percent(share: float) -> str:
 
 def _options(choice: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} = {value}" for key, value in choice.get("options", {}).items()) or "no options"
-
-
-def verdicts(document: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Each difference in words, with its interval's place on one scale common to all (percent of the drawing's width)."""
-    rows = _judged(document)
-    ends = [abs(row[key]) for row in rows for key in ("difference", "low", "high") if row[key] is not None]
-    reach = max(ends, default=0) or 1.0
-
-    def place(value: float | None) -> float | None:
-        return None if value is None else round(50 + 46 * value / reach, 2)
-
-    found = [
-        {
-            "verdict": row["verdict"],
-            "chip": verdict.chip(row),
-            "sentence": verdict.sentence(_called(row["metric"]), row),
-            "place": {key: place(row[key]) for key in ("difference", "low", "high")},
-        }
-        for row in rows
-    ]
-    notes = [arm["note"] for arm in document["arms"] if arm.get("note")]
-    nowhere = dict.fromkeys(("difference", "low", "high"))
-    return found + [
-        {"verdict": "changes nothing", "chip": "changes nothing", "sentence": note, "place": nowhere} for note in notes
-    ]
-
-
-def spoken_of(document: Mapping[str, Any]) -> str:
-    """Say what the verdicts of a comparison speak of, by how many seeds it has and how many tests."""
-    return verdict.about(_judged(document))
-
-
-def _judged(document: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the differences; those of a document that was written before p-values were adjusted are judged by today's rules."""
-    rows = document.get("differences") or []
-    return rows if all("p_adjusted" in row for row in rows) else verdict.judged(rows)
-
-
-def _called(metric: str) -> str:
-    return next((name for key, name, _ in METRICS if key == metric), verdict.FAMILY.get(metric, metric.replace("_", " ")))
-
-
-def table(document: Mapping[str, Any], measures: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """One row for each metric: its name, its n and a cell for the pretrained model and each arm.
-
-    A cell has the standard error over seeds; where there is one seed, the interval over images if its diagnostic gives one.
-    """
-    test, natural = document["data"]["counts"]["test"], document["natural"]["images"]
-    ways = {"classifier": ", by its classifier", "nearest mean": ", by nearest mean"}
-    way = ways.get(document["pretrained"].get("natural_head"), "")
-    counts = {"test": (test, "test images"), "natural": (natural, "natural images")}
-    adapters = any(hasattr(catalog.module("methods", arm["method"]["name"]), "remove") for arm in document["arms"])
-    rows = []
-    several = document["data"].get("task") == "multi_label"
-    for metric, name, kind in METRICS:
-        if (metric.startswith("removed_") and not adapters) or (metric in ("average_precision", "auroc") and not several):
-            continue
-        whole = metric.removeprefix("removed_")  # an adapter's model without it stands beside the pretrained one
-        before = document["pretrained"].get(whole)
-        cells: list[dict[str, Any]] = [{"mean": before, "error": None, "interval": None, "reason": None}]
-        cells[0]["interval"] = _interval(measures, f"pretrained_{whole}") if before is not None else None
-        for arm in document["arms"]:
-            reasons = (run.get(f"{metric}_reason") for run in arm["runs"])
-            mean, error = arm["mean"].get(metric), arm.get("standard_error", {}).get(metric)
-            reason = next(filter(None, reasons), "not computed") if mean is None else None
-            of = measures.get(arm.get("same_as") or arm["name"], {})
-            interval = _interval({"": of}, metric) if error is None and mean is not None else None
-            cells.append({"mean": mean, "error": error, "interval": interval, "reason": reason})
-        by = way if metric.startswith("natural_accuracy") else ""
-        rows.append({"name": f"{name}{by}", "n": counts.get(kind), "cells": cells})
-    return rows
-
-
-def _interval(measures: Mapping[str, Mapping[str, Mapping[str, Any]]], metric: str) -> tuple[float, float] | None:
-    """Return the first interval of a metric that any diagnostic of any of these arms gives; those of whole curves are none."""
-    results = (result for one in measures.values() for result in one.values())
-    found = ((result.get(f"{metric}_low"), result.get(f"{metric}_high")) for result in results)
-    return next(((low, high) for low, high in found if isinstance(low, float) and isinstance(high, float)), None)
 
 
 def sections(measures: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Iterator[dict[str, Any]]:

@@ -25,6 +25,11 @@ class Arrays:
     activations: np.ndarray  # (layers, n, h) float32, after each block
     logits: np.ndarray | None = None  # (n, k) float32 of the task's head; None for the pretrained model and for natural images
 
+    def of(self, indices: np.ndarray) -> Arrays:
+        """Return the same of some of the images."""
+        logits = None if self.logits is None else self.logits[indices]
+        return Arrays(self.ids[indices], self.labels[indices], self.embeddings[indices], self.activations[:, indices], logits)
+
 
 # Cosine with a class mean times this is the logit: of 5 to 100 the best fit of probabilities to hits, for two models and two sets
 NEAREST_MEAN_SCALE = 30.0

@@ -11,7 +11,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from rift import api, catalog, comparison, dataset, recipe, report
+from rift import api, catalog, comparison, dataset, overview, recipe
 from rift.config import Choice, Experiment, Training
 from rift.runs import Lab, Run
 from rift.snapshot import Snapshot
@@ -66,14 +66,14 @@ def test_without_words_the_natural_numbers_are_those_of_nearest_mean_and_every_p
     text = (tmp_path / "page.html").read_text()
     assert "Natural accuracy, by nearest mean" in text and "This backbone has neither text tower nor classifier" in text
     measures = {"none": run.measures()}
-    assert "Natural accuracy, by nearest mean" in [line["name"] for line in report.table(document, measures)]
+    assert "Natural accuracy, by nearest mean" in [line["name"] for line in overview.table(document, measures)]
 
 
 def test_an_own_classifier_is_named_as_what_it_is(tmp_path):
     lab, run = run_of(tmp_path, {"dog": 4, "cat": 4}, classes=1000)
     document = document_of(lab, run)
     assert document["pretrained"]["natural_head"] == "classifier" == run.measures()["zero_shot"]["natural_head"]
-    assert "Natural accuracy, by its classifier" in [line["name"] for line in report.table(document, {"none": run.measures()})]
+    assert "Natural accuracy, by its classifier" in [line["name"] for line in overview.table(document, {"none": run.measures()})]
     assert Snapshot.load(lab.cache / run.result()["before"]).natural_head == "classifier"
 
 

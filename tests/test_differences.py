@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, balanced_accuracy_score
 
-from rift import comparison, differences, service
+from rift import comparison, differences, overview, service
 from rift.comparison import Arm
 from rift.config import Choice, Experiment, Training
 from rift.dataset import ImageSet, Split
@@ -194,7 +194,7 @@ def test_embeddings_without_variance_give_a_reason(lab):
 
 def test_a_document_that_was_kept_before_p_values_were_adjusted_is_shown(monkeypatch, tmp_path):
     """The shipped example, whatever its version, without the keys of today: it opens, and its sentences are those of today."""
-    from rift import example, report
+    from rift import example
 
     lab = example.place(tmp_path / "example")
     assert lab is not None
@@ -205,7 +205,7 @@ def test_a_document_that_was_kept_before_p_values_were_adjusted_is_shown(monkeyp
         for key in ("p_adjusted", "verdict_reason", "patients"):
             row.pop(key, None)
     write_json(path, stored)
-    found = report.verdicts(service.result(lab, name))
+    found = overview.verdicts(service.result(lab, name))
     assert len(found) == len(stored["differences"]) and all(
         "p_adjusted" not in row for row in service.result(lab, name)["differences"]
     )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from rift import catalog, dataset, recipe, upload
+from rift import catalog, dataset, recipe, reference, upload
 from rift.config import Choice, Experiment, Training
 from rift.runs import Lab
 
@@ -65,7 +65,7 @@ def test_names_moved_by_one_give_almost_no_natural_accuracy(tmp_path, shared):
     for name, path in (("true", source), ("moved", tmp_path / "moved.zip")):
         natural = upload.read(path, lab.data, least=1, least_classes=1)
         parts = dataset.Split(*(np.arange(10) for _ in range(3)))
-        before, _ = recipe.snapshot_of_pretrained(lab, backbone, natural, natural, parts)
+        before, _ = reference.snapshot(lab, backbone, natural, natural, parts)
         accuracy[name] = catalog.door("diagnostics", "zero_shot")(before, before)["natural_accuracy"]
     assert accuracy["true"] > 0.2
     assert accuracy["moved"] < 0.1  # chance itself would be 0.10

@@ -12,7 +12,7 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from rift import api, captures, catalog, comparison, dataset, measures, recipe, report, service, trained
+from rift import api, captures, catalog, comparison, dataset, measures, overview, recipe, report, service, trained
 from rift.config import Choice, Experiment, Training
 from rift.diagnostics import interpolation
 from rift.errors import DataError, RunError, SettingError
@@ -279,7 +279,7 @@ def test_report_and_page_say_what_changes_nothing_what_was_removed_and_what_was_
     text = service.write_report(lab, name).read_text()
     assert "feature_l2[strength=1]<small>changes nothing</small>" in text and '<p class="chip">changes nothing</p>' in text
     document, found = service.result(lab, name), service.measures(lab, name)
-    rows = {row["name"]: row["cells"] for row in report.table(document, found)}
+    rows = {row["name"]: row["cells"] for row in overview.table(document, found)}
     removed = rows["Adapter removed: natural accuracy"]
     assert removed[0]["mean"] == document["pretrained"]["natural_accuracy"] == removed[4]["mean"] == removed[5]["mean"]
     assert removed[1]["mean"] is None and "no adapter to remove" in removed[1]["reason"]
@@ -293,7 +293,7 @@ def test_report_and_page_say_what_changes_nothing_what_was_removed_and_what_was_
     assert 'id="interpolation"' in text and "--diagnostic interpolation" not in text, "measured since, so the page is new"
     assert "α = 1" in text
     without = [{**arm, "method": {"name": "full", "options": {}}} for arm in document["arms"]]
-    assert not any("removed" in row["name"] for row in report.table({**document, "arms": without}, found))
+    assert not any("removed" in row["name"] for row in overview.table({**document, "arms": without}, found))
 
 
 def test_a_run_from_before_a_number_was_known_says_so(lab, sweep, monkeypatch):

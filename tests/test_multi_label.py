@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from sklearn.metrics import average_precision_score
 
-from rift import api, catalog, comparison, dataset, findings, jobs, recipe, report, service, upload
+from rift import api, catalog, comparison, dataset, findings, jobs, overview, recipe, service, upload
 from rift.config import Choice, Training
 from rift.diagnostics import accuracy, pca
 from rift.errors import DataError, SettingError
@@ -331,7 +331,7 @@ def test_a_comparison_of_findings_goes_the_whole_way(tmp_path, monkeypatch):
         assert 0 <= epochs[-1]["validation_average_precision"] <= 1
     metrics = {one["metric"]: one for one in document["differences"]}
     assert metrics["accuracy"]["difference"] is not None and metrics["balanced_accuracy"]["difference_reason"]
-    rows = {row["name"]: row for row in report.table(document, service.measures(lab, name))}
+    rows = {row["name"]: row for row in overview.table(document, service.measures(lab, name))}
     assert (
         next(iter(rows)) == "Mean average precision (mAP)" and rows["AUROC, mean over findings"]["cells"][1]["mean"] is not None
     )

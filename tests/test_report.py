@@ -11,7 +11,7 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from rift import catalog, report, statistics, verdict
+from rift import catalog, overview, report, statistics, verdict
 from rift.diagnostics import accuracy, drift, pca, zero_shot
 from rift.errors import RunError
 from tests.test_diagnostics import CLASSES, HOSTILE, finetuned, pretrained, rotation
@@ -139,9 +139,9 @@ def test_one_seed_and_two_seeds_say_what_they_can(document, measures, tmp_path, 
 def test_a_document_from_before_p_values_were_adjusted_still_shows(document, measures, tmp_path):
     keys = ("metric", "arm", "baseline", "difference", "low", "high", "n", "seeds", "p_value", "verdict")
     old = [{key: row[key] for key in keys} | {"verdict": "higher"} for row in document["differences"]]
-    new = report.verdicts(document)
+    new = overview.verdicts(document)
     document["differences"] = old
-    assert report.verdicts(document) == new  # judged by today's rules: accuracy is described, the p-values are adjusted
+    assert overview.verdicts(document) == new  # judged by today's rules: accuracy is described, the p-values are adjusted
     report.write(document, measures, tmp_path / "report.html")
     assert "adjusted as one family of 3 (Holm)" in _own(tmp_path / "report.html")
 

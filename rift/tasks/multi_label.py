@@ -23,7 +23,7 @@ def build(classes: Sequence[str]) -> Task:
     return Task(
         outputs=len(classes),
         loss=lambda logits, labels: F.binary_cross_entropy_with_logits(logits.float(), labels.float()),
-        probabilities=lambda logits: logits.float().sigmoid(),
+        probabilities=lambda logits: logits.double().sigmoid(),
         score=_score,
         accuracy=lambda logits, labels: ((logits >= 0) == (labels > 0)).float().mean(),
     )

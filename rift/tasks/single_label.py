@@ -22,7 +22,7 @@ def build(
     return Task(
         outputs=len(classes),
         loss=lambda logits, labels: F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing),
-        probabilities=lambda logits: logits.float().softmax(1),
+        probabilities=lambda logits: logits.double().softmax(1),
         score=_score,
         accuracy=lambda logits, labels: (logits.argmax(1) == labels).float().mean(),
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from rift import ask, catalog, figures, naming, report, service
+from rift import ask, catalog, figures, naming, overview, report, service
 from rift.errors import UserError
 from rift.ui.state import App, Shown
 from rift.ui.widgets import PRIVATE, html, join, problem, told
@@ -56,9 +56,9 @@ def _heading(app: App, here: Shown) -> Any:
 
 def _numbers(here: Shown) -> list[Any]:
     document = service.result(here.lab, here.id)
-    found = report.verdicts(document)
+    found = overview.verdicts(document)
     nothing = '<div class="rift"><p>There is nothing to compare: it takes two finished arms.</p></div>'
-    about = f"Differences of the arms with their 95 % intervals; the thin line is no difference. {report.spoken_of(document)}"
+    about = f"Differences of the arms with their 95 % intervals; the thin line is no difference. {overview.spoken_of(document)}"
     verdicts = html(
         '<div class="rift"><p class="about">{about}</p>{part}</div>', about=about, part=report.part("verdicts", found)
     )
@@ -72,7 +72,7 @@ def _numbers(here: Shown) -> list[Any]:
         '<div class="rift"><h3>Numbers</h3><p class="about">Last epoch of every arm; {spread}.</p>{part}{trials}</div>',
         spread=spread,
         trials=report.part("tunings", document),
-        part=report.part("arms", document, report.table(document, service.measures(here.lab, here.id))),
+        part=report.part("arms", document, overview.table(document, service.measures(here.lab, here.id))),
     )
     return [verdicts if found else nothing, table]
 

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 from markupsafe import Markup
 
-from rift import example, report
+from rift import example, overview, report
 from rift.backbones import embedded
 from rift.ui.state import App
 from rift.ui.widgets import html, join
@@ -95,7 +95,7 @@ def _measured() -> Any:
     now = hashlib.sha256(embedded.PATH.read_bytes()).hexdigest()
     rows = [_row(one, arm, first=i == 0) for one in sets for i, arm in enumerate(one["arms"])]
     verdicts = [
-        {"text": f"{one['name']}: {found['sentence']}"} for one in sets for found in report.verdicts(one) if found["verdict"]
+        {"text": f"{one['name']}: {found['sentence']}"} for one in sets for found in overview.verdicts(one) if found["verdict"]
     ]
     return html(
         MEASURED,
