@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rift import catalog, comparison, jobs, service
+from rift import catalog, comparison, jobs, service, tuning
 from rift import report as page
 from rift.comparison import Arm
-from rift.config import PRESETS, Choice, Training
+from rift.config import PRESETS, Choice, Strength, Training
 from rift.errors import RunError, SettingError, of_code
 from rift.runs import ENDED, SCHEMA, Lab, Run, write_json
 from rift.service import Order
@@ -29,7 +29,7 @@ def compare(
     backbone: str = "embedded",
     methods: Sequence[str] = ("full",),
     regularizers: Sequence[str] = ("rift",),
-    strengths: Sequence[float] = (1.0,),
+    strengths: Sequence[Strength] = (1.0,),
     training: Mapping[str, Any] | None = None,
     seeds: int = 1,
     natural: str | Path = "bundled",
@@ -65,6 +65,8 @@ def compare(
         task = Choice(name=images.task)
         dataset.refuse_misfit(images, task, settings)
         parts = dataset.parts(images, settings, 0)
+        if "auto" in strengths:  # too few epochs for it are told before anything is trained
+            tuning.plan("strength", settings.epochs, len(parts.train), len(parts.validation))
         if here is None:
             here = Lab(out / "lab")
             images, others = (_move(one, here) for one in (images, others))
@@ -87,7 +89,10 @@ def compare(
     )
     name = service.place(here, order, source=str(data))
     arms = service.arms(here, name)
-    names = {run.id: f"{arm.name}, seed {run.experiment.seed}" for arm in arms for run in arm.runs}
+    names = {run.id: f"{arm.name}, seed {run.experiment.seed}" for arm in comparison.trained(arms) for run in arm.runs}
+    for arm in arms:
+        if arm.note:
+            say(arm.note)
     _finish(here, service.runs(arms), names, device, workers, say)
     return _publish(here, arms, images, others, parts, out, document_name)
 
@@ -190,11 +195,10 @@ def _publish(lab: Lab, arms: Sequence[Arm], images: Any, natural: Any, parts: An
             raise of_code(first["code"], first["message"])
         raise RuntimeError(first.get("message", "no run was finished"))
     document = comparison.document(lab, arms, images, natural, parts)
-    measures = {arm.name: next((run.measures() for run in arm.runs if run.state == "done"), {}) for arm in arms}
     out.mkdir(parents=True, exist_ok=True)
     if name:
         write_json(out / name, document)
-    page.write(document, measures, out / "report.html", natural=natural.pixels(page.PHOTO_PIXELS))
+    page.write(document, comparison.measures(arms), out / "report.html", natural=natural.pixels(page.PHOTO_PIXELS))
     return document
 
 
@@ -207,15 +211,33 @@ def verify(data: str | Path, *, leave_out_small: bool = False) -> dict[str, Any]
         return head | {"task": images.task} | comparison.report_of(images)
 
 
-def measure(run: str, diagnostic: str, settings: Mapping[str, Any], *, lab: str | Path | None = None) -> dict[str, Any]:
-    """Measure one diagnostic on a finished run with these settings; the document is kept in the run too."""
+def measure(
+    run: str,
+    diagnostic: str,
+    settings: Mapping[str, Any],
+    *,
+    lab: str | Path | None = None,
+    device: str = "auto",
+    say: Say = lambda text: None,
+) -> dict[str, Any]:
+    """Measure one diagnostic on a finished run with these settings; the document is kept in the run too.
+
+    One that needs the models (it has `capture`) runs them on `device`, unless it did so before with the same settings.
+    """
     from rift import measures
+    from rift.recipe import pick_device
 
     chosen = Lab(lab or _lab_of(run)).run(run)
     home = Lab(chosen.path.parents[1])
     if chosen.state != "done":
         raise RunError("run.missing", f"The run {chosen.id} is {chosen.state}; only a finished run can be measured.")
-    return measures.measure_again(home, chosen, catalog.check("diagnostics", Choice(name=diagnostic, options=dict(settings))))
+    asked = catalog.check("diagnostics", Choice(name=diagnostic, options=dict(settings)))
+    return measures.measure_again(home, chosen, asked, device=pick_device(device), say=say)
+
+
+def sentence(measured: Mapping[str, Any]) -> str:
+    """Return a measured document in words, as the page has them."""
+    return str(catalog.module("diagnostics", measured["diagnostic"]).sentence(measured["runs"]))
 
 
 def _lab_of(run: str) -> Path:
@@ -243,8 +265,7 @@ def report(runs: Sequence[str], out: str | Path, *, lab: str | Path | None = Non
     parts = dataset.parts(images, asked[0].training, 0)
     arms = comparison.of_runs(chosen)
     document = comparison.document(home, arms, images, natural, parts)
-    measures = {arm.name: arm.runs[0].measures() for arm in arms}
-    page.write(document, measures, Path(out), natural=natural.pixels(page.PHOTO_PIXELS))
+    page.write(document, comparison.measures(arms), Path(out), natural=natural.pixels(page.PHOTO_PIXELS))
 
 
 def listing(menu: str, lab: str | Path | None = None) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rift import catalog, images, service
+from rift import catalog, comparison, images, service
 from rift.errors import DataError, RunError
 from rift.runs import Lab, write_bytes
 
@@ -40,7 +40,8 @@ def look(lab: Lab, name: str, diagnostic: str, pixels: np.ndarray, labels: Seque
     from rift import trained
     from rift.model import to_float
 
-    done = {arm.name: run for arm in service.arms(lab, name) for run in arm.runs[:1] if run.state == "done"}
+    arms = comparison.trained(service.arms(lab, name))
+    done = {arm.name: run for arm in arms for run in arm.runs[:1] if run.state == "done"}
     if not done:
         raise RunError("run.missing", "No arm of this comparison is finished yet.")
     backbones = {"pretrained": trained.pretrained(next(iter(done.values())))}

@@ -12,7 +12,7 @@ import importlib
 import inspect
 import pkgutil
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -61,16 +61,32 @@ def summary(menu: str, name: str) -> str:
     return " ".join(text.split("\n\n")[0].split())
 
 
-@functools.cache
-def settings(menu: str, name: str) -> type[pydantic.BaseModel]:
-    """Return a pydantic model of the choice's settings, made from the signature of its function."""
-    function = door(menu, name)
+def captures(diagnostic: str) -> bool:
+    """Return whether a diagnostic needs the models: then it has `capture`, and is measured when asked, not after training."""
+    return hasattr(module("diagnostics", diagnostic), "capture")
+
+
+def keywords(function: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
+    """Return a function's keyword-only arguments by name: the annotation, and the default (`...` where there is none)."""
     hints = typing.get_type_hints(function, include_extras=True)
-    fields = {
+    return {
         key: (hints[key], ... if parameter.default is inspect.Parameter.empty else parameter.default)
         for key, parameter in inspect.signature(function).parameters.items()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     }
+
+
+@functools.cache
+def settings(menu: str, name: str) -> type[pydantic.BaseModel]:
+    """Return a pydantic model of the choice's settings, made from the signature of its function.
+
+    A diagnostic that captures has those of `capture` and of `measure` in one form; a name belongs to one of the two.
+    """
+    fields = keywords(door(menu, name))
+    if menu == "diagnostics" and captures(name):
+        first = keywords(module(menu, name).capture)
+        assert not first.keys() & fields.keys(), f"{name}: capture and measure share the setting {first.keys() & fields.keys()}"
+        fields = first | fields
     config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
     return pydantic.create_model(f"{menu}.{name}", __config__=config, **fields)  # type: ignore[call-overload]
 

@@ -54,7 +54,7 @@ def compare(
     backbone: Backbone = "embedded",
     method: Methods = None,
     regularizer: Regularizers = None,
-    strength: Annotated[str, typer.Option("--strength", help="weight of the penalty")] = "1",
+    strength: Annotated[str, typer.Option("--strength", help="weight of the penalty, or auto")] = "1",
     epochs: Epochs = None,
     seeds: Seeds = 1,
     set_: Sets = None,
@@ -65,31 +65,14 @@ def compare(
     json_: Json = False,
 ) -> None:
     """Finetune with and without the regularizer, and write OUT/comparison.json and OUT/report.html."""
-    from rift import api
-
-    result = api.compare(
-        data,
-        out,
-        backbone=backbone,
-        methods=method or ["full"],
-        regularizers=regularizer or ["rift"],
-        strengths=numbers("--strength", strength),
-        training=_training(set_, epochs),
-        seeds=seeds,
-        natural=natural,
-        leave_out_small=leave_out_small,
-        device=device,
-        lab=lab,
-        say=_say,
-    )
-    _print(result, json_, f"The report is {out / 'report.html'}.")
+    _compare(locals(), numbers("--strength", strength))
 
 
 @app.command()
 def sweep(
     data: Data,
     out: Out,
-    strengths: Annotated[str, typer.Option("--strengths", help="comma-separated, for example 0.1,1,10")],
+    strengths: Annotated[str, typer.Option("--strengths", help="comma-separated, for example 0.1,1,10,auto")],
     backbone: Backbone = "embedded",
     method: Methods = None,
     regularizer: Regularizers = None,
@@ -105,28 +88,30 @@ def sweep(
     json_: Json = False,
 ) -> None:
     """Compare several strengths: the arms are method × regularizer × strength; writes OUT/sweep.json and OUT/report.html."""
-    from rift import api
-
     if cluster != "local":
         raise SettingError("setting.range", f"--cluster {cluster!r} is not available; this version knows local.")
-    result = api.compare(
-        data,
-        out,
-        backbone=backbone,
-        methods=method or ["full"],
-        regularizers=regularizer or ["rift"],
-        strengths=numbers("--strengths", strengths),
-        training=_training(set_, epochs),
-        seeds=seeds,
-        natural=natural,
-        leave_out_small=leave_out_small,
-        device=device,
-        lab=lab,
-        workers=workers,
-        document_name="sweep.json",
-        say=_say,
-    )
-    _print(result, json_, f"The report is {out / 'report.html'}.")
+    _compare(locals(), numbers("--strengths", strengths), workers=workers, document_name="sweep.json")
+
+
+@app.command()
+def calibrate(
+    data: Data,
+    out: Out,
+    method: Annotated[str, typer.Option("--method", help="NAME or NAME:key=value, the one arm's")] = "full",
+    epochs: Epochs = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=6, max=100, help="how many seeds of the arm")] = 24,
+    set_: Sets = None,
+    natural: Natural = "bundled",
+    device: Device = "auto",
+    lab: LabFolder = None,
+    json_: Json = False,
+) -> None:
+    """Compare many seeds of one arm with themselves: how often do the tests call a difference that is none, or miss one?"""
+    from rift import calibration
+
+    more = {"training": _training(set_, epochs), "natural": natural, "device": device, "lab": lab, "say": _say}
+    found = calibration.run(data, out, method=method, seeds=seeds, **more)
+    _print(found, json_, calibration.table(found))
 
 
 @app.command()
@@ -150,16 +135,16 @@ def measure(
         list[str] | None, typer.Option("--set", help="key=value: a setting of the diagnostic; may be repeated")
     ] = None,
     lab: LabFolder = None,
+    device: Device = "auto",
     json_: Json = False,
 ) -> None:
-    """Measure one diagnostic on a finished run again, with other settings."""
+    """Measure one diagnostic on a finished run: again with other settings, or for the first time where it needs the models."""
     from rift import api
 
-    document = api.measure(run, diagnostic, _pairs(set_), lab=lab)
-    lines = [
-        f"{key}: {value}" for values in document["runs"].values() for key, value in values.items() if not isinstance(value, list)
-    ]
-    _print(document, json_, "\n".join(lines))
+    document = api.measure(run, diagnostic, _pairs(set_), lab=lab, device=device, say=_say)
+    values = next(iter(document["runs"].values())).items()
+    lines = [f"{key}: {value}" for key, value in values if not isinstance(value, list)]
+    _print(document, json_, "\n".join([*lines, api.sentence(document)]))
 
 
 @app.command()
@@ -240,15 +225,25 @@ def work(
     jobs.work(Lab(lab), device, run)
 
 
-def numbers(option: str, text: str) -> list[float]:
-    """Read comma-separated strengths; `setting.range` for anything but numbers of at least 0."""
+def _compare(asked: dict[str, Any], strengths: list[Any], **more: Any) -> None:
+    """Carry out what `compare` and `sweep` have in common; `asked` are the options by their names."""
+    from rift import api
+
+    same = {key: asked[key] for key in ("data", "out", "backbone", "seeds", "natural", "leave_out_small", "device", "lab")}
+    same |= {"methods": asked["method"] or ["full"], "regularizers": asked["regularizer"] or ["rift"]}
+    result = api.compare(**same, strengths=strengths, training=_training(asked["set_"], asked["epochs"]), say=_say, **more)
+    _print(result, asked["json_"], f"The report is {asked['out'] / 'report.html'}.")
+
+
+def numbers(option: str, text: str) -> list[Any]:
+    """Read comma-separated strengths; `setting.range` for anything but `auto` and numbers of at least 0."""
     try:
-        values = [float(part) for part in text.split(",")]
+        values: list[Any] = ["auto" if part == "auto" else float(part) for part in text.split(",")]
     except ValueError:
         raise SettingError(
-            "setting.range", f"{option} {text!r} is not allowed: give numbers of at least 0, for example 1."
+            "setting.range", f"{option} {text!r} is not allowed: give auto or numbers of at least 0, for example 1."
         ) from None
-    if not all(0 <= value <= 1e6 for value in values):
+    if not all(isinstance(value, str) or 0 <= value <= 1e6 for value in values):
         raise SettingError("setting.range", f"{option} {text!r} is not allowed: a strength lies between 0 and 1000000.")
     return values
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from rift import __version__, catalog, similarity, statistics
-from rift.config import Choice, Experiment
+from rift import __version__, catalog, differences, statistics, verdict
+from rift.config import Choice, Experiment, Strength
 from rift.dataset import ImageSet, Split
 from rift.runs import SCHEMA, Lab, Run
 from rift.snapshot import Snapshot
@@ -31,12 +31,15 @@ NUMBERS = [
     "natural_top5",
     "natural_accuracy_unrotated",
     "natural_agreement",
+    "natural_knn_accuracy",
+    "removed_natural_accuracy",
+    "removed_cka_debiased",
+    "removed_cka_natural_debiased",
     "task_loss",
     "penalty",
     "seconds",
     "step_milliseconds",
 ]
-COMPARED = ("balanced_accuracy", "accuracy", "cka_debiased", "cka_natural_debiased", "natural_accuracy")
 
 
 @dataclass(frozen=True)
@@ -46,18 +49,49 @@ class Arm:
     name: str
     method: Choice
     regularizer: Choice
-    strength: float
+    strength: Strength
     runs: tuple[Run, ...] = ()
+    same_as: str = ""  # the arm whose runs these are, since the penalty has nothing to hold
+
+    @property
+    def note(self) -> str:
+        """Return in words why an arm has no runs of its own, empty where it has."""
+        if not self.same_as:
+            return ""
+        why = f"{self.method.name} never trains the backbone, so there is nothing that a penalty could hold"
+        return f"{self.name} changes nothing: {why}. Its numbers are those of {self.same_as}, and it is not trained again."
 
 
-def plan(methods: Sequence[Choice], regularizers: Sequence[Choice], strengths: Sequence[float]) -> list[Arm]:
-    """Return every method × (none, then regularizer × strength), each once and with a unique name; the choices are checked."""
+def plan(methods: Sequence[Choice], regularizers: Sequence[Choice], strengths: Sequence[Strength]) -> list[Arm]:
+    """Return every method × (none, then regularizer × strength), each once and with a unique name; the choices are checked.
+
+    Where a strength is "auto", so is that of `none`: its learning rate is chosen from as many trials.
+    """
+    without: Strength = "auto" if "auto" in strengths else 0.0
     triples = [
         (catalog.check("methods", method), catalog.check("regularizers", regularizer), strength)
         for method in methods
-        for regularizer, strength in [(NONE, 0.0), *((one, strength) for one in regularizers for strength in strengths)]
+        for regularizer, strength in [(NONE, without), *((one, strength) for one in regularizers for strength in strengths)]
     ]
-    return _named([(method, one, 0.0 if one.name == "none" else strength) for method, one, strength in triples])
+    arms = _named([(method, one, without if one.name == "none" else strength) for method, one, strength in triples])
+    plain = {_key(arm)[0]: arm.name for arm in arms if arm.regularizer.name == "none"}
+    return [replace(arm, same_as=plain[_key(arm)[0]]) if _changes_nothing(arm) else arm for arm in arms]
+
+
+def _changes_nothing(arm: Arm) -> bool:
+    """Whether an arm is its baseline to the last bit: all penalties look at the backbone alone, and this one never trains."""
+    frozen = getattr(catalog.module("methods", arm.method.name), "BACKBONE_NEVER_TRAINS", False)
+    return frozen and arm.regularizer.name != "none"
+
+
+def trained(arms: Sequence[Arm]) -> list[Arm]:
+    """Return the arms that have runs of their own."""
+    return [arm for arm in arms if not arm.same_as]
+
+
+def measures(arms: Sequence[Arm]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return what each diagnostic measured, by arm and diagnostic; of several seeds the first one that is done."""
+    return {arm.name: next((run.measures() for run in arm.runs if run.state == "done"), {}) for arm in trained(arms)}
 
 
 def of_runs(runs: Sequence[Run]) -> list[Arm]:
@@ -68,20 +102,24 @@ def of_runs(runs: Sequence[Run]) -> list[Arm]:
     return [replace(arm, runs=tuple(run for e, run in experiments if _key(e) == _key(arm))) for arm in found]
 
 
-def _named(triples: Sequence[tuple[Choice, Choice, float]]) -> list[Arm]:
+def _named(triples: Sequence[tuple[Choice, Choice, Strength]]) -> list[Arm]:
     """Name each distinct arm: the regularizer, non-default options in brackets, the method in front where several run."""
     several_methods = len({method.model_dump_json() for method, _, _ in triples}) > 1
     several_strengths = len({strength for _, one, strength in triples if one.name != "none"}) > 1
     arms: dict[str, Arm] = {}
     for method, regularizer, strength in triples:
-        more = [f"strength={strength:g}"] if several_strengths and regularizer.name != "none" else []
+        more = (
+            [f"strength={strength if isinstance(strength, str) else f'{strength:g}'}"]
+            if several_strengths and regularizer.name != "none"
+            else []
+        )
         name = _name("regularizers", regularizer, more)
         name = f"{_name('methods', method, [])} {name}" if several_methods else name
         arms.setdefault(name, Arm(name, method, regularizer, strength))
     return list(arms.values())
 
 
-def _key(one: Arm | Experiment) -> tuple[str, str, float]:
+def _key(one: Arm | Experiment) -> tuple[str, str, Strength]:
     return one.method.model_dump_json(), one.regularizer.model_dump_json(), one.strength
 
 
@@ -96,6 +134,7 @@ def document(lab: Lab, arms: Sequence[Arm], images: ImageSet, natural: ImageSet,
     first = done[0].result() or {}
     experiment = done[0].experiment
     before = Snapshot.load(lab.cache / first["before"])
+    groups = {"test": None if images.groups is None else images.groups[parts.test], "natural": natural.groups}
     return {
         "schema": SCHEMA,
         "version": __version__,
@@ -119,7 +158,7 @@ def document(lab: Lab, arms: Sequence[Arm], images: ImageSet, natural: ImageSet,
         },
         "pretrained": first["pretrained"],
         "arms": [_arm(arm) for arm in arms],
-        "differences": _differences(lab, arms),
+        "differences": _differences(lab, arms, groups),
         "environment": {
             "python": platform.python_version(),
             "rift": __version__,
@@ -135,9 +174,11 @@ def report_of(images: ImageSet) -> dict[str, Any]:
 
 def _natural_warnings(natural: ImageSet, before: Snapshot) -> list[dict[str, str]]:
     warnings = report_of(natural)["warnings"]
+    judge = before.judge()
+    by_mean = "it has one image, and nearest mean takes two"
     for index, label in enumerate(natural.classes):
-        if before.rows is None or np.isnan(before.rows[index]).any():
-            why = "the backbone has no natural head" if before.rows is None else "the backbone knows no such word"
+        if index not in judge.known:
+            why = by_mean if judge.way == "nearest mean" else "the backbone knows no such word"
             message = f"{label!r} is not scored: {why}."
             warnings.append({"file": label, "code": "natural.unknown", "message": message})
     return warnings
@@ -157,6 +198,8 @@ def _arm(arm: Arm) -> dict[str, Any]:
         "regularizer": arm.regularizer.model_dump(mode="json"),
         "strength": arm.strength,
         "trainable_parameters": trained,
+        "same_as": arm.same_as or None,
+        "note": arm.note or None,
         "runs": rows,
         "mean": means,
         "standard_error": errors,
@@ -166,85 +209,36 @@ def _arm(arm: Arm) -> dict[str, Any]:
 def _row(run: Run) -> dict[str, Any]:
     result, end = run.result(), run.end()
     row: dict[str, Any] = {"run": run.id, "seed": run.experiment.seed, "diverged": end.get("code") == "run.diverged"}
+    row |= {key: (result or {}).get(key) for key in ("strength", "learning_rate", "tuning")}
     numbers = result["numbers"] if result else {}
     reason = end.get("message") or "the run was not finished"
     for key in NUMBERS:
         row[key] = numbers.get(key)
         if row[key] is None:
-            row[f"{key}_reason"] = numbers.get(f"{key}_reason") or (reason if not result else "it could not be computed")
+            unknown = "it could not be computed" if key in numbers else "not measured when this run was made"
+            row[f"{key}_reason"] = numbers.get(f"{key}_reason") or (reason if not result else unknown)
     return row
 
 
-def _differences(lab: Lab, arms: Sequence[Arm]) -> list[dict[str, Any]]:
+def _differences(lab: Lab, arms: Sequence[Arm], groups: dict[str, np.ndarray | None]) -> list[dict[str, Any]]:
+    """Compare every arm with the arm without penalty of its method, and judge all of it as one family."""
     rows = []
     for arm in arms:
         baseline = next((one for one in arms if one.method == arm.method and one.regularizer.name == "none"), None)
-        if baseline is None or arm is baseline:
+        if baseline is None or arm is baseline or arm.same_as:
             continue
         other = {run.experiment.pair_id: run for run in baseline.runs if run.state == "done"}
         done = [run for run in arm.runs if run.state == "done"]
         pairs = [(run, other[run.experiment.pair_id]) for run in done if run.experiment.pair_id in other]
-        rows += [_difference(lab, metric, arm, baseline, pairs) for metric in COMPARED]
-    return rows
+        for metric in differences.metrics(arm.runs[0]):
+            head = {"metric": metric, "arm": arm.name, "baseline": baseline.name}
+            rows.append(head | _difference(lab, metric, pairs, groups["natural" if "natural" in metric else "test"]))
+    return verdict.judged(rows)
 
 
-def _difference(lab: Lab, metric: str, arm: Arm, baseline: Arm, pairs: Sequence[tuple[Run, Run]]) -> dict[str, Any]:
-    head = {"metric": metric, "arm": arm.name, "baseline": baseline.name}
-    natural = "natural" in metric
+def _difference(lab: Lab, metric: str, pairs: differences.Pairs, groups: np.ndarray | None) -> dict[str, Any]:
     try:
-        if not pairs:
-            raise ValueError("no seed was finished in both arms")
-        found = _compare_sets(lab, metric, pairs) if metric.startswith("cka") else _compare_images(metric, pairs)
+        return asdict(differences.between(lab, metric, pairs, groups))
     except ValueError as error:
-        nothing = dict.fromkeys(("difference", "low", "high", "p_value", "verdict"))
-        return {**head, **nothing, "n": 0, "seeds": len(pairs), "difference_reason": str(error)}
-    verdict = statistics.verdict(found, smallest=statistics.SMALLEST_NATURAL if natural else statistics.SMALLEST)
-    return {**head, **asdict(found), "verdict": verdict}
-
-
-def _compare_images(metric: str, pairs: Sequence[tuple[Run, Run]]) -> statistics.Difference:
-    """Compare the share of images that are named rightly, image by image."""
-    a, b = (np.stack([_hits(run, metric) for run in side]) for side in zip(*pairs, strict=True))
-    if metric == "balanced_accuracy":
-        labels = _accuracy_arrays(pairs[0][0])[1]
-        if labels.ndim == 2:
-            raise ValueError("of findings the average precision is compared, not the balanced accuracy")
-        weights = statistics.balanced_weights(labels)
-        a, b = a * weights, b * weights
-    return statistics.paired_difference(a, b)
-
-
-def _accuracy_arrays(run: Run) -> tuple[np.ndarray, np.ndarray]:
-    measured = run.measures()["accuracy"]
-    return np.array(measured["predictions"]), np.array(measured["labels"])
-
-
-def _hits(run: Run, metric: str) -> np.ndarray:
-    if metric != "natural_accuracy":
-        predictions, labels = _accuracy_arrays(run)
-        right = (predictions == labels).astype(float)
-        return right if right.ndim == 1 else right.mean(1)  # of findings: the share of them that is answered rightly
-    measured = run.measures()["zero_shot"]
-    if measured.get("natural_accuracy") is None:
-        raise ValueError(measured.get("natural_accuracy_reason", "no natural image was scored"))
-    scored = np.array(measured["scored"], bool)
-    return (np.array(measured["top5"])[scored, 0] == np.array(measured["labels"])[scored]).astype(float)
-
-
-def _compare_sets(lab: Lab, metric: str, pairs: Sequence[tuple[Run, Run]]) -> statistics.Difference:
-    """Compare how like the pretrained model the two arms are, by debiased CKA of the whole set."""
-    name = "natural" if "natural" in metric else "test"
-    befores = [_before(lab, run).sets[name].embeddings for run, _ in pairs]
-
-    def similarity_to(before: np.ndarray, run: Run) -> statistics.Statistic:
-        after = Snapshot.load(run.path / "snapshot.npz").sets[name].embeddings
-        return lambda kept: similarity.debiased_cka(before[kept], after[kept])
-
-    def measured(side: int) -> list[statistics.Statistic]:
-        return [similarity_to(before, pair[side]) for before, pair in zip(befores, pairs, strict=True)]
-
-    return statistics.paired_statistic_difference(measured(0), measured(1), len(befores[0]))
-
-
-def _before(lab: Lab, run: Run) -> Snapshot:
-    return Snapshot.load(lab.cache / (run.result() or {})["before"])
+        nothing = dict.fromkeys(("difference", "low", "high", "p_value", "patients"))
+        return {**nothing, "n": 0, "seeds": len(pairs), "difference_reason": str(error)}

@@ -72,6 +72,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+Strength = Annotated[
+    Annotated[float, Field(ge=0, le=1e6)] | Literal["auto"],
+    Field(description="weight of the penalty, which is relative; auto: chosen on validation images"),
+]
+
+
 class Experiment(Settings):
     """One run: which images, which model, how it is finetuned, from which seed."""
 
@@ -81,7 +87,7 @@ class Experiment(Settings):
     backbone: Choice = Choice(name="embedded")
     method: Choice = Choice(name="full")
     regularizer: Choice = Choice(name="none")
-    strength: Annotated[float, Field(ge=0, le=1e6, description="weight of the penalty; the penalty itself is relative")] = 0.0
+    strength: Strength = 0.0
     training: Training = Training()
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rift import tuning
 from rift.config import Experiment
 from rift.dataset import ImageSet, Split
 from rift.runs import ENDED, Lab, Run
@@ -56,7 +57,19 @@ def _run_seconds(experiment: Experiment, step: float | None, sizes: Sizes) -> fl
     training = experiment.training
     seen = sizes.total + sizes.natural + training.epochs * sizes.validation
     seen += training.views * sizes.train if experiment.regularizer.name != "none" else 0
-    return steps(experiment, sizes.train) * step / 1000 + seen * _forward_seconds(experiment, step)
+    whole = steps(experiment, sizes.train) * step / 1000 + seen * _forward_seconds(experiment, step)
+    return whole + (_path_seconds(experiment, step, sizes) if experiment.strength == "auto" else 0.0)
+
+
+def _path_seconds(experiment: Experiment, step: float, sizes: Sizes) -> float:
+    """Return the time of the trials that choose a strength; `setting.range` where the epochs are too few for them."""
+    training, what = experiment.training, tuning.tuned(experiment.regularizer.name)
+    path = tuning.plan(what, training.epochs, sizes.train, sizes.validation)
+    known = sizes.train if path.folds == 1 else (sizes.train + sizes.validation) * (path.folds - 1) // path.folds
+    seen = len(path.values) * (sizes.validation if path.folds == 1 else sizes.train + sizes.validation)
+    seen += path.folds * min(training.views, path.epochs) * known if what == "strength" else 0
+    each = path.epochs * max(1, -(-known // training.batch_size))
+    return path.trials * each * step / 1000 + seen * _forward_seconds(experiment, step)
 
 
 def _forward_seconds(experiment: Experiment, step: float) -> float:
@@ -104,6 +117,23 @@ def _probe(batch_size: int) -> float:
     return min(times) * 1000 * batch_size / few
 
 
+TRIALS = tuning.COST / (1 + tuning.COST)  # share of a run that chooses its own strength
+
+
+def share(state: str, event: dict[str, Any]) -> float:
+    """Return how much of a run is done by its last event, in [0, 1]; preparing and measuring count a twentieth each."""
+    if state in ENDED:
+        return 1.0
+    if state == "evaluating":
+        return 0.95
+    if event.get("event") == "trial":
+        return 0.05 + 0.9 * TRIALS * (event["trial"] - 1) / event["trials"]
+    kind = event.get("event", "")
+    done = event[kind] / event[f"{kind}s"] if kind in ("step", "epoch") else 0.0
+    before = TRIALS if event.get("tuned") else 0.0
+    return 0.0 if state == "queued" else 0.05 + 0.9 * (before + (1 - before) * done)
+
+
 def seconds_left(
     lab: Lab, runs: Sequence[Run], states: Sequence[str], events: Sequence[dict[str, Any]], sizes: Sizes
 ) -> float | None:
@@ -118,5 +148,13 @@ def seconds_left(
         if step is None or whole is None:
             return None
         done = event.get("step", 0) if event.get("event") == "step" else 0
-        total += whole - done * step / 1000
+        total += whole - done * step / 1000 - _trials_done(run.experiment, step, sizes, event)
     return total
+
+
+def _trials_done(experiment: Experiment, step: float, sizes: Sizes, event: dict[str, Any]) -> float:
+    """Return how much of the time of a run's trials is over."""
+    if experiment.strength != "auto" or event.get("event") not in ("trial", "step", "epoch"):
+        return 0.0
+    over = (event["trial"] - 1) / event["trials"] if event["event"] == "trial" else 1.0
+    return over * _path_seconds(experiment, step, sizes)

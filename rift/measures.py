@@ -1,36 +1,107 @@
-"""Every diagnostic on a run's saved arrays, kept in the run as one JSON each."""
+"""Every diagnostic on a run, kept in the run as one JSON each: from saved arrays, or from the models when it captures them."""
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 
-from rift import catalog
-from rift.config import Choice
+from rift import captures, catalog, dataset, trained
+from rift.captures import Data, Images
+from rift.config import Choice, digest
+from rift.dataset import ImageSet
+from rift.errors import RunError
 from rift.runs import SCHEMA, Lab, Run, write_json
 from rift.snapshot import Snapshot
+
+Say = Callable[[str], None]
+REMOVED = ("natural_accuracy", "cka_debiased", "cka_natural_debiased")
 
 
 def measure_all(run: Run, before: Snapshot, after: Snapshot) -> dict[str, Any]:
     """Run every diagnostic that needs saved arrays only, keep each under `measures/`, and return all their numbers."""
     numbers: dict[str, Any] = {}
     for name in catalog.names("diagnostics"):
-        if not hasattr(catalog.module("diagnostics", name), "capture"):
-            document = _measure(run, catalog.check("diagnostics", Choice(name=name)), before, after)
-            numbers.update(document["runs"][run.id])
+        if not catalog.captures(name):
+            values = catalog.door("diagnostics", name)(before, after)
+            numbers |= _keep(run, catalog.check("diagnostics", Choice(name=name)), values)["runs"][run.id]
     return numbers
 
 
-def measure_again(lab: Lab, run: Run, diagnostic: Choice) -> dict[str, Any]:
-    """Measure one diagnostic on a finished run with these settings, keep the document in the run and return it."""
-    before = Snapshot.load(lab.cache / (run.result() or {})["before"])
-    return _measure(run, diagnostic, before, Snapshot.load(run.path / "snapshot.npz"))
+def measure_again(
+    lab: Lab, run: Run, diagnostic: Choice, *, device: torch.device | str = "cpu", say: Say = lambda text: None
+) -> dict[str, Any]:
+    """Measure one diagnostic on a finished run with these checked settings, keep the document in the run and return it.
+
+    One that captures runs the models first, unless its arrays are kept from an earlier time. Raises `run.missing` for a run
+    without its arrays, `data.missing` where its images were deleted, `run.memory`, and what the diagnostic raises.
+    """
+    if catalog.captures(diagnostic.name):
+        arrays = captured(lab, run, diagnostic, device=torch.device(device), say=say)
+        _, theirs = _settings(diagnostic)
+        return _keep(run, diagnostic, catalog.door("diagnostics", diagnostic.name)(arrays, **theirs))
+    paths = (lab.cache / (run.result() or {})["before"], run.path / "snapshot.npz")
+    if not all(path.exists() for path in paths):
+        raise RunError("run.missing", f"The run {run.id} came without its arrays; start its comparison here to have them.")
+    before, after = map(Snapshot.load, paths)
+    return _keep(run, diagnostic, catalog.door("diagnostics", diagnostic.name)(before, after, **diagnostic.options))
 
 
-def _measure(run: Run, diagnostic: Choice, before: Snapshot, after: Snapshot) -> dict[str, Any]:
-    values = plain(catalog.door("diagnostics", diagnostic.name)(before, after, **diagnostic.options))
+def captured(lab: Lab, run: Run, diagnostic: Choice, *, device: torch.device, say: Say = lambda text: None) -> captures.Arrays:
+    """Return what a diagnostic computes with the models of a finished run, kept in `captures/` by its settings."""
+    ours, _ = _settings(diagnostic)
+
+    def compute(parts: Any) -> Any:
+        pretrained, finetuned = copy.deepcopy(trained.pretrained(run)).to(device), trained.build(lab, run).to(device)
+        test, natural = _images(lab, run, pretrained.pixels)
+        head = pretrained.natural_head(natural.classes)
+        data = Data(test, natural, head, parts, run.experiment.seed, device, say=say)
+        try:
+            return catalog.module("diagnostics", diagnostic.name).capture(pretrained, finetuned, data, **ours)
+        except torch.OutOfMemoryError as error:
+            raise RunError("run.memory", f"{diagnostic.name} needs more memory than {device} has; use --device cpu.") from error
+
+    return captures.kept(run.path / "captures" / f"{diagnostic.name}-{digest(ours)[:16]}.npz", compute)
+
+
+def _settings(diagnostic: Choice) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Part one form: settings that `capture` names are its own, all others those of `measure`."""
+    names = catalog.keywords(catalog.module("diagnostics", diagnostic.name).capture)
+    ours = {key: value for key, value in diagnostic.options.items() if key in names}
+    return ours, {key: value for key, value in diagnostic.options.items() if key not in names}
+
+
+def _images(lab: Lab, run: Run, size: int) -> tuple[Images, Images]:
+    """Return the test and the natural images of a run."""
+    medical, natural = (dataset.load(lab.data / name) for name in (run.experiment.data, run.experiment.natural))
+
+    def some(images: ImageSet, which: Any) -> Images:
+        return Images(images.pixels(size)[which], images.ids[which], images.labels[which], images.classes)
+
+    return some(medical, dataset.split(medical, run.experiment.training.split_seed).test), some(natural, slice(None))
+
+
+def without_adapter(before: Snapshot, after: Snapshot) -> dict[str, Any]:
+    """Return natural accuracy and debiased CKA, as `removed_…`, of a model whose adapter was taken out again."""
+    found: dict[str, Any] = {}
+    for name in ("zero_shot", "drift"):
+        found |= catalog.door("diagnostics", name)(before, after)
+    wanted = [*REMOVED, *(f"{key}_reason" for key in REMOVED)]
+    return plain({f"removed_{key}": found[key] for key in wanted if key in found})
+
+
+def nothing_to_remove(method: str) -> dict[str, Any]:
+    """Return the same numbers of a method without adapter: none, and why."""
+    reason = f"{method} trains the model's own weights; there is no adapter to remove"
+    return dict.fromkeys(f"removed_{key}" for key in REMOVED) | {f"removed_{key}_reason": reason for key in REMOVED}
+
+
+def _keep(run: Run, diagnostic: Choice, values: Any) -> dict[str, Any]:
+    values = plain(values)
     head = {"schema": SCHEMA, "diagnostic": diagnostic.name, "settings": diagnostic.options, "n": values.get("n")}
     document = {**head, "runs": {run.id: values}}
     (run.path / "measures").mkdir(exist_ok=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ class NaturalHead:
     unknown: tuple[str, ...] = ()
     scale: float = 100.0  # cosine times this is the logit
     source: str = ""  # one phrase: where the rows come from
+    kind: Literal["text", "classifier"] = "text"  # whether a text tower made the rows or a classifier of the pretrained model
 
     def logits(self, embeddings: Tensor) -> Tensor:
         """Return `scale` times the cosine of embeddings `(n, d)` and rows: `(n, k)`."""

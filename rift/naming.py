@@ -20,7 +20,7 @@ def about(lab: Lab, name: str) -> str:
     training, first = order.training, service.arms(lab, name)[-1]
     seeds = f"{order.seeds} seeds" if order.seeds > 1 else "1 seed"
     options = ", ".join(f"{key} {_said(value)}" for key, value in first.regularizer.options.items())
-    penalty = f"; {first.regularizer.name} ({options}), strength {first.strength:g}" if first.strength else ""
+    penalty = f"; {first.regularizer.name} ({options}), strength {_said(first.strength)}" if first.strength else ""
     drawn = f", {training.shots} training images of each class" if training.shots else ""
     drawn += ", classes drawn equally often" if training.balanced else ""
     return (

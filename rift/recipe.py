@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import csv
 import io
 import os
 import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ import torch
 from safetensors.torch import save as to_safetensors
 from sklearn.neighbors import KNeighborsClassifier
 
-from rift import catalog, dataset, measures, similarity, train
+from rift import catalog, dataset, measures, similarity, train, trials
 from rift.config import Experiment, digest
 from rift.errors import RunError, UserError
 from rift.model import Backbone, Classifier, Task, fingerprint, trainable
@@ -57,23 +59,28 @@ def _execute(run: Run, lab: Lab, device: torch.device) -> bool:
     train.seed_everything(experiment.seed)
     pretrained: Backbone = catalog.door("backbones", experiment.backbone.name)(**experiment.backbone.options).to(device).eval()
     task: Task = catalog.door("tasks", experiment.task.name)(images.classes, **experiment.task.options)
-    before, before_name = snapshot_of_pretrained(lab, pretrained, images, natural, parts)
 
-    classifier = Classifier(copy.deepcopy(pretrained), task.head(pretrained.width)).to(device)
-    stages = catalog.door("methods", experiment.method.name)(classifier.backbone, **experiment.method.options)
     pixels = images.pixels(pretrained.pixels)
     views = train.Views(pixels[parts.train], images.labels[parts.train], training, experiment.seed, device)
     views.pretrained, views.cache = pretrained, lab.cache / f"views-{_views_key(experiment, pretrained, parts)}.npz"
-    build = catalog.door("regularizers", experiment.regularizer.name)
-    regularizer = build(pretrained, classifier.backbone, views, **experiment.regularizer.options).to(device)
-    state = train.State(classifier, regularizer, train.make_optimizer(classifier, regularizer, training))
+    strength, tuned = experiment.strength, None
+    if strength == "auto":
+        tuned = trials.choose(run, pretrained, task, pixels, images, parts, device)
+        if tuned is None:
+            return False
+        experiment, strength = trials.settled(experiment, tuned["chosen"])
+        training = experiment.training
+    state, stages = train.set_up(experiment, pretrained, task, views)
+    classifier = state.classifier
+    # Only now, since it may take long: a method or a penalty that this backbone cannot carry has been refused by here.
+    before, before_name = snapshot_of_pretrained(lab, pretrained, images, natural, parts)
     _resume(run, state)
 
     run.append("stage", stage="training")
     probe = parts.validation[:PROBE]
     evaluate = _evaluator(state, task, pixels[probe], images.labels[probe], before.sets["validation"].embeddings[:PROBE], device)
-    events = train.train(state, task, views, training, experiment.strength, experiment.seed, evaluate, stages)
-    if not _train(run, state, events):
+    events = train.train(state, task, views, training, strength, experiment.seed, evaluate, stages)
+    if not _train(run, state, events, **({"tuned": True} if tuned else {})):
         return False
 
     run.append("stage", stage="evaluating")
@@ -87,12 +94,18 @@ def _execute(run: Run, lab: Lab, device: torch.device) -> bool:
     numbers["seconds"] = time.perf_counter() - began + (views.seconds if views.from_cache else 0.0)
     _write_predictions(run, after, task)
     _write_weights(run, classifier)
+    trained = trainable(classifier)
+    again = partial(_snapshot, classifier, images, natural, parts, before)
+    numbers |= _adapter_removed(experiment.method.name, classifier.backbone, again, before)  # nothing after needs the model
     result = {
         "schema": SCHEMA,
         "run": run.id,
         "pair": experiment.pair_id,
         "seed": experiment.seed,
-        "trainable_parameters": trainable(classifier),
+        "strength": strength,
+        "learning_rate": training.learning_rate,
+        "tuning": tuned,
+        "trainable_parameters": trained,
         "diverged": False,
         "before": before_name,
         "pretrained": _pretrained_numbers(before),
@@ -126,11 +139,11 @@ def _about_environment(device: torch.device, precision: str) -> dict[str, Any]:
     }
 
 
-def _train(run: Run, state: train.State, events: Any) -> bool:
-    """Write events, checkpoints and, when asked to stop, what is done so far; returns False when stopped."""
+def _train(run: Run, state: train.State, events: Any, **more: Any) -> bool:
+    """Write events with `more`, checkpoints and, when asked to stop, what is done so far; returns False when stopped."""
     saved = time.perf_counter()
     for event in events:
-        run.append(event.kind, **event.values)
+        run.append(event.kind, **event.values, **more)
         stop = run.stop_requested
         if stop or time.perf_counter() - saved > CHECKPOINT_SECONDS:
             folder = run.path / "checkpoint"
@@ -200,8 +213,8 @@ def snapshot_of_pretrained(
         rows = np.full((len(natural.classes), pretrained.width), np.nan, np.float32)
         if head.classes:
             rows[[natural.classes.index(label) for label in head.classes]] = head.rows.float().cpu().numpy()
-    scale = head.scale if head is not None else 100.0
-    before = Snapshot({**sets, "natural": whole(natural)}, images.classes, natural.classes, rows, scale)
+    scale, kind = (head.scale, head.kind) if head is not None else (100.0, "")
+    before = Snapshot({**sets, "natural": whole(natural)}, images.classes, natural.classes, rows, scale, kind)
     before.save(lab.cache / name)
     return before, name
 
@@ -209,12 +222,22 @@ def snapshot_of_pretrained(
 def _pretrained_numbers(before: Snapshot) -> dict[str, Any]:
     """Return what the pretrained model can do before any finetuning: natural accuracy, and 5-NN on the medical test images."""
     measured = measures.plain(catalog.door("diagnostics", "zero_shot")(before, before))
-    numbers = {key: measured[key] for key in measured if key.removesuffix("_reason") in ("natural_accuracy", "natural_top5")}
+    kept = ("natural_accuracy", "natural_top5", "natural_head", "natural_knn_accuracy")
+    numbers = {key: measured[key] for key in measured if key.removesuffix("_reason") in kept}
     known, test = before.sets["train"], before.sets["test"]
     if known.labels.ndim == 2:
         return {**numbers, "knn_accuracy": None, "knn_accuracy_reason": "an image may show several findings"}
     neighbors = KNeighborsClassifier(min(5, len(known.labels)), metric="cosine").fit(known.embeddings, known.labels)
     return {**numbers, "knn_accuracy": float(neighbors.score(test.embeddings, test.labels))}
+
+
+def _adapter_removed(method: str, backbone: Backbone, snapshot: Callable[[], Snapshot], before: Snapshot) -> dict[str, Any]:
+    """Take the adapter out of the trained model and measure what is left, which should be the pretrained one."""
+    remove = getattr(catalog.module("methods", method), "remove", None)
+    if remove is None:
+        return measures.nothing_to_remove(method)
+    remove(backbone)
+    return measures.without_adapter(before, snapshot())
 
 
 def _snapshot(
@@ -224,7 +247,7 @@ def _snapshot(
     medical = capture(classifier, pixels, images.ids, images.labels)
     seen = capture(classifier.backbone, natural.pixels(classifier.backbone.pixels), natural.ids, natural.labels)
     sets = {name: _subset(medical, indices) for name, indices in vars(parts).items()}
-    return Snapshot({**sets, "natural": seen}, before.classes, before.natural_classes, before.rows, before.scale)
+    return replace(before, sets={**sets, "natural": seen})
 
 
 def _subset(arrays: Arrays, indices: np.ndarray) -> Arrays:

@@ -18,7 +18,7 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from rift import catalog, figures, images, statistics
+from rift import catalog, figures, images, tradeoff, verdict
 from rift.runs import write_bytes
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -36,6 +36,9 @@ METRICS = (
     ("natural_accuracy", "Natural accuracy", "natural"),
     ("natural_accuracy_unrotated", "Natural accuracy after undoing the rotation", "natural"),
     ("natural_agreement", "Natural agreement", "natural"),
+    ("removed_natural_accuracy", "Adapter removed: natural accuracy", "natural"),
+    ("removed_cka_debiased", "Adapter removed: debiased CKA of medical images", "test"),
+    ("removed_cka_natural_debiased", "Adapter removed: debiased CKA of natural images", "natural"),
     ("seconds", "Time of the arm (s)", ""),
     ("step_milliseconds", "Time of a step (ms)", ""),
 )
@@ -72,8 +75,10 @@ def write(
             scripts=[Markup(plotly), Markup(boot)],
             hashes=[_sha256(plotly), _sha256(boot)],
             verdicts=verdicts(document),
+            spoken_of=spoken_of(document),
             table=table(document, measures),
-            sections=list(sections(measures)),
+            sections=[*_tradeoff(document), *sections(measures)],
+            unmeasured=unmeasured(document, measures),
             photos=[{**one, "uri": _data_uri(natural[one["index"]])} for one in photos(measures)] if natural is not None else [],
             files_={kind: files(document["data"].get(kind)) for kind in ("changed", "skipped", "warnings")},
         )
@@ -138,8 +143,8 @@ def number(value: Any) -> str:
         return value
     if isinstance(value, (bool, np.bool_)):
         return "yes" if value else "no"
-    if float(value).is_integer():
-        return f"{int(value):,}"
+    if abs(value - round(value)) < 1e-9:  # rounding of the machine, not of ours
+        return f"{round(value):,}"
     if abs(value) >= 100:
         return f"{value:,.0f}"
     short = f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
@@ -157,29 +162,42 @@ def _options(choice: Mapping[str, Any]) -> str:
 
 def verdicts(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Each difference in words, with its interval's place on one scale common to all (percent of the drawing's width)."""
-    differences = document.get("differences") or []
-    ends = [abs(d[key]) for d in differences for key in ("difference", "low", "high") if d.get(key) is not None]
+    rows = _judged(document)
+    ends = [abs(row[key]) for row in rows for key in ("difference", "low", "high") if row[key] is not None]
     reach = max(ends, default=0) or 1.0
 
     def place(value: float | None) -> float | None:
         return None if value is None else round(50 + 46 * value / reach, 2)
 
-    return [
+    found = [
         {
-            "verdict": d["verdict"],
-            "sentence": sentence(d),
-            "place": {key: place(d.get(key)) for key in ("difference", "low", "high")},
+            "verdict": row["verdict"],
+            "chip": verdict.chip(row),
+            "sentence": verdict.sentence(_called(row["metric"]), row),
+            "place": {key: place(row[key]) for key in ("difference", "low", "high")},
         }
-        for d in differences
+        for row in rows
+    ]
+    notes = [arm["note"] for arm in document["arms"] if arm.get("note")]
+    nowhere = dict.fromkeys(("difference", "low", "high"))
+    return found + [
+        {"verdict": "changes nothing", "chip": "changes nothing", "sentence": note, "place": nowhere} for note in notes
     ]
 
 
-def sentence(d: Mapping[str, Any]) -> str:
-    """Return one entry of `differences` in words."""
-    name = next((name for key, name, _ in METRICS if key == d["metric"]), d["metric"].replace("_", " "))
-    difference = statistics.Difference(d["difference"], d["low"], d["high"], d["n"], d["seeds"], d["p_value"])
-    smallest = statistics.SMALLEST_NATURAL if "natural" in d["metric"] else statistics.SMALLEST
-    return statistics.sentence(name, d["arm"], d["baseline"], difference, smallest=smallest)
+def spoken_of(document: Mapping[str, Any]) -> str:
+    """Say what the verdicts of a comparison speak of, by how many seeds it has and how many tests."""
+    return verdict.about(_judged(document))
+
+
+def _judged(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the differences; those of a document that was written before p-values were adjusted are judged by today's rules."""
+    rows = document.get("differences") or []
+    return rows if all("p_adjusted" in row for row in rows) else verdict.judged(rows)
+
+
+def _called(metric: str) -> str:
+    return next((name for key, name, _ in METRICS if key == metric), verdict.FAMILY.get(metric, metric.replace("_", " ")))
 
 
 def table(document: Mapping[str, Any], measures: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[dict[str, Any]]:
@@ -188,32 +206,36 @@ def table(document: Mapping[str, Any], measures: Mapping[str, Mapping[str, Mappi
     A cell has the standard error over seeds; where there is one seed, the interval over images if its diagnostic gives one.
     """
     test, natural = document["data"]["counts"]["test"], document["natural"]["images"]
+    ways = {"classifier": ", by its classifier", "nearest mean": ", by nearest mean"}
+    way = ways.get(document["pretrained"].get("natural_head"), "")
     counts = {"test": (test, "test images"), "natural": (natural, "natural images")}
+    adapters = any(hasattr(catalog.module("methods", arm["method"]["name"]), "remove") for arm in document["arms"])
     rows = []
     several = document["data"].get("task") == "multi_label"
     for metric, name, kind in METRICS:
-        if metric in ("average_precision", "auroc") and not several:
+        if (metric.startswith("removed_") and not adapters) or (metric in ("average_precision", "auroc") and not several):
             continue
-        before = document["pretrained"].get(metric)
+        whole = metric.removeprefix("removed_")  # an adapter's model without it stands beside the pretrained one
+        before = document["pretrained"].get(whole)
         cells: list[dict[str, Any]] = [{"mean": before, "error": None, "interval": None, "reason": None}]
-        cells[0]["interval"] = _interval(measures, f"pretrained_{metric}") if before is not None else None
+        cells[0]["interval"] = _interval(measures, f"pretrained_{whole}") if before is not None else None
         for arm in document["arms"]:
             reasons = (run.get(f"{metric}_reason") for run in arm["runs"])
             mean, error = arm["mean"].get(metric), arm.get("standard_error", {}).get(metric)
             reason = next(filter(None, reasons), "not computed") if mean is None else None
-            interval = (
-                _interval({arm["name"]: measures.get(arm["name"], {})}, metric) if error is None and mean is not None else None
-            )
+            of = measures.get(arm.get("same_as") or arm["name"], {})
+            interval = _interval({"": of}, metric) if error is None and mean is not None else None
             cells.append({"mean": mean, "error": error, "interval": interval, "reason": reason})
-        rows.append({"name": name, "n": counts.get(kind), "cells": cells})
+        by = way if metric.startswith("natural_accuracy") else ""
+        rows.append({"name": f"{name}{by}", "n": counts.get(kind), "cells": cells})
     return rows
 
 
 def _interval(measures: Mapping[str, Mapping[str, Mapping[str, Any]]], metric: str) -> tuple[float, float] | None:
-    """Return the first interval of a metric that any diagnostic of any of these arms gives."""
+    """Return the first interval of a metric that any diagnostic of any of these arms gives; those of whole curves are none."""
     results = (result for one in measures.values() for result in one.values())
     found = ((result.get(f"{metric}_low"), result.get(f"{metric}_high")) for result in results)
-    return next(((low, high) for low, high in found if low is not None and high is not None), None)
+    return next(((low, high) for low, high in found if isinstance(low, float) and isinstance(high, float)), None)
 
 
 def sections(measures: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Iterator[dict[str, Any]]:
@@ -237,10 +259,32 @@ def sections(measures: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Iterato
         }
 
 
+def _tradeoff(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The arms against each other as a section; with two arms the verdict says all of it."""
+    arms = tradeoff.points(document)
+    if len(arms) < 3:
+        return []
+    figure = tradeoff.figure(arms)
+    about = "What each arm can do against what it kept. Dotted: the arms that no other one beats in both."
+    return [
+        {
+            "name": "tradeoff",
+            "title": "Trade-off",
+            "summary": about,
+            "sentence": tradeoff.sentence(arms),
+            "figure": figure,
+            "height": figure.layout.height,
+            "min_width": (figure.layout.meta or {}).get("min_width", 0),
+            "arms": [arm.name for arm in arms],
+            "rows": tradeoff.table(arms),
+        }
+    ]
+
+
 def _rows(results: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[Any]]]:
     """The numbers behind a figure: one row for each number or short array entry, one cell for each arm."""
     first = next(iter(results.values()))
-    classes = list(first.get("classes", ()))
+    entries = list(first.get("entries", first.get("classes", ())))  # what the places of an array stand for
     rows: list[tuple[str, list[Any]]] = []
     for name in dict.fromkeys(key for one in results.values() for key in one):
         values = [one.get(name) for one in results.values()]
@@ -256,7 +300,7 @@ def _rows(results: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[Any]
         if wordy or longest > LONGEST_ARRAY or first.get("n") == longest:
             continue
         for i in range(longest):
-            entry = classes[i] if len(classes) == longest else i + 1
+            entry = entries[i] if len(entries) == longest else i + 1
             rows.append((f"{name}, {entry}", [array[i] if i < len(array) else None for array in arrays]))
     return rows
 
@@ -264,6 +308,21 @@ def _rows(results: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[Any]
 def _said(one: Mapping[str, Any], name: str) -> Any:
     reason = one.get(f"{name}_reason")
     return f"not computed: {reason}" if one.get(name) is None and reason else one.get(name)
+
+
+def unmeasured(document: Mapping[str, Any], measures: Mapping[str, Mapping[str, Any]], lab: str = "LAB") -> list[dict[str, Any]]:
+    """Each diagnostic that was measured on no arm, with the commands that measure it."""
+    runs = [next((run["run"] for run in arm["runs"]), "RUN") for arm in document["arms"] if not arm.get("same_as")]
+    return [
+        {
+            "name": name,
+            "title": getattr(catalog.module("diagnostics", name), "TITLE", name.replace("_", " ").capitalize()),
+            "summary": catalog.summary("diagnostics", name),
+            "commands": [f"python -m rift measure {run} --lab {lab} --diagnostic {name}" for run in runs],
+        }
+        for name in catalog.names("diagnostics")
+        if not any(name in one for one in measures.values())
+    ]
 
 
 def files(rows: Sequence[Mapping[str, str]] | None) -> dict[str, Any]:

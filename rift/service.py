@@ -20,7 +20,7 @@ from pydantic import Field
 
 from rift import catalog, comparison, estimate, jobs, report
 from rift.comparison import Arm
-from rift.config import Choice, Experiment, Settings, Training, digest
+from rift.config import Choice, Experiment, Settings, Strength, Training, digest
 from rift.dataset import ImageSet, Split, load, parts, refuse_misfit
 from rift.errors import RunError
 from rift.runs import ENDED, SCHEMA, Lab, Run, write_json
@@ -37,7 +37,7 @@ class Order(Settings):
     backbone: Choice = Choice(name="embedded")
     methods: tuple[Choice, ...] = (Choice(name="full"),)
     regularizers: tuple[Choice, ...] = (Choice(name="rift"),)
-    strengths: tuple[float, ...] = (1.0,)
+    strengths: tuple[Strength, ...] = (1.0,)
     baseline: bool = True  # also train every method without a regularizer
     training: Training = Training()
     seeds: Annotated[int, Field(ge=1, le=100)] = 1
@@ -70,7 +70,7 @@ def experiments(order: Order) -> list[tuple[Arm, list[Experiment]]]:
     """Return the arms of an order, each with its experiments by seed; raises a SettingError for a wrong choice."""
     arms = comparison.plan(order.methods, order.regularizers, order.strengths)
     if not order.baseline:
-        arms = [arm for arm in arms if arm.regularizer.name != "none"] or arms
+        arms = [replace(arm, same_as="") for arm in arms if arm.regularizer.name != "none"] or arms
     backbone, task = catalog.check("backbones", order.backbone), catalog.check("tasks", order.task)
 
     def experiment(arm: Arm, seed: int) -> Experiment:
@@ -86,7 +86,8 @@ def experiments(order: Order) -> list[tuple[Arm, list[Experiment]]]:
             seed=seed,
         )
 
-    return [(arm, [experiment(arm, seed) for seed in range(order.seeds)]) for arm in arms]
+    named = {arm.name: arm for arm in arms}  # an arm that changes nothing has the runs of the one it is the same as
+    return [(arm, [experiment(named.get(arm.same_as, arm), seed) for seed in range(order.seeds)]) for arm in arms]
 
 
 def start(lab: Lab, order: Order, source: str = "", *, device: str = "auto") -> str:
@@ -151,18 +152,18 @@ def _run_ids(root: Path, name: str) -> list[tuple[Arm, list[str]]]:
 
 
 def runs(arms: Sequence[Arm]) -> list[Run]:
-    """Return all runs as they are queued: all arms of a seed before the next seed."""
-    return [arm.runs[seed] for seed in range(max(len(arm.runs) for arm in arms)) for arm in arms]
+    """Return all runs as they are queued, each once: all arms of a seed before the next seed."""
+    return [arm.runs[seed] for seed in range(max(len(arm.runs) for arm in arms)) for arm in comparison.trained(arms)]
 
 
 def status(lab: Lab, name: str, *, device: str = "auto") -> Status:
     """Return how far a comparison is, from its runs' last events; a queue or a run that lost its worker gets a new one."""
     chosen = arms(lab, name)
     queue = runs(chosen)
-    names = {run.id: arm.name for arm in chosen for run in arm.runs}
+    names = {run.id: arm.name for arm in comparison.trained(chosen) for run in arm.runs}
     states = [_taken_up(lab, run) for run in queue]
     events = [run.last_event() for run in queue]
-    progress = sum(map(_share, states, events)) / len(queue)
+    progress = sum(map(estimate.share, states, events)) / len(queue)
     version = digest([states, [(event.get("event"), event.get("time")) for event in events]])[:16]
     waiting = [i for i, state in enumerate(states) if state not in ENDED]
     if not waiting:
@@ -175,7 +176,7 @@ def status(lab: Lab, name: str, *, device: str = "auto") -> Status:
     if states[now] != "queued":
         what = {"preparing": "Preparing", "training": "Training", "evaluating": "Measuring"}[states[now]]
         kind = event.get("event", "")
-        step = f", {kind} {event[kind]} of {event[kind + 's']}" if kind in ("step", "epoch") else ""
+        step = f", {kind} {event[kind]} of {event[kind + 's']}" if kind in ("step", "epoch", "trial") else ""
         return Status(states[now], progress, left, f"{what} {name}, {place}{step}.", version)
     ahead = _ahead(lab, names)
     if ahead and not any(state in ENDED for state in states):
@@ -213,17 +214,6 @@ def _ended(runs: Sequence[Run], states: Sequence[str], names: dict[str, str]) ->
     return "stopped", f"Stopped; {kept}. Go on takes it up from where it was."
 
 
-def _share(state: str, event: dict[str, Any]) -> float:
-    """Return how much of a run is done, in [0, 1]; preparing and measuring count a twentieth each."""
-    if state in ENDED:
-        return 1.0
-    if state == "evaluating":
-        return 0.95
-    step = event["step"] / event["steps"] if event.get("event") == "step" else 0.0
-    step = event["epoch"] / event["epochs"] if event.get("event") == "epoch" else step
-    return 0.0 if state == "queued" else 0.05 + 0.9 * step
-
-
 def stop(lab: Lab, name: str) -> None:
     """Stop a comparison within a second and keep what is done: its queued runs first, so that none is begun meanwhile."""
     waiting = [run for run in runs(arms(lab, name)) if run.state not in ENDED]
@@ -251,14 +241,15 @@ def result(lab: Lab, name: str) -> dict[str, Any]:
 
 def measures(lab: Lab, name: str) -> dict[str, dict[str, dict[str, Any]]]:
     """Return what each diagnostic measured, by arm and diagnostic; of several seeds the first one that is done."""
-    return {arm.name: next((run.measures() for run in arm.runs if run.state == "done"), {}) for arm in arms(lab, name)}
+    return comparison.measures(arms(lab, name))
 
 
 def write_report(lab: Lab, name: str) -> Path:
-    """Write the comparison's page once and return its path."""
+    """Write the comparison's page, anew once more was measured, and return its path."""
     path = _home(lab, name) / "report.html"
     document = result(lab, name)
-    if not path.exists() or document["created"] > _written(path):
+    measured = (file.stat().st_mtime for run in runs(arms(lab, name)) for file in run.path.glob("measures/*.json"))
+    if not path.exists() or document["created"] > _written(path) or max(measured, default=0.0) > path.stat().st_mtime:
         natural = load(lab.data / order_of(lab, name)[0].natural)
         report.write(document, measures(lab, name), path, natural=natural.pixels(report.PHOTO_PIXELS))
     return path
@@ -281,7 +272,7 @@ def _sizes(root: Path, name: str) -> estimate.Sizes:
 
 def curves(lab: Lab, name: str) -> dict[str, list[dict[str, Any]]]:
     """Return the step and epoch events of each arm's first seed; a resumed run's repeated steps count once, the last time."""
-    return {arm.name: _once(arm.runs[0].events()) for arm in arms(lab, name)}
+    return {arm.name: _once(arm.runs[0].events()) for arm in comparison.trained(arms(lab, name))}
 
 
 def _once(events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -111,6 +111,30 @@ def unrotate(before: ArrayLike, after: ArrayLike, seed: int = 0) -> np.ndarray:
     return restored
 
 
+def halves(labels: ArrayLike, seed: int = 0) -> np.ndarray:
+    """Return 0 or 1 for each of the labels `(n,)`: a random half of the images of every class, the odd one in half 0."""
+    labels, random = np.asarray(labels), np.random.default_rng(seed)
+    half = np.zeros(len(labels), int)
+    for label in np.unique(labels):
+        half[random.permutation(np.flatnonzero(labels == label))[1::2]] = 1
+    return half
+
+
+def class_means(x: ArrayLike, labels: ArrayLike, classes: int) -> np.ndarray:
+    """Return the mean direction `(classes, d)` of each class's embeddings `(n, d)`: the L2-normalized mean of L2-normalized rows.
+
+    A class without an image is nan; a label below 0 counts for none.
+    """
+    unit = np.asarray(x, np.float64)
+    unit = unit / np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
+    labels = np.asarray(labels)
+    means = np.full((classes, unit.shape[1]), np.nan)
+    for label in np.unique(labels[labels >= 0]):
+        mean = unit[labels == label].mean(0)
+        means[label] = mean / max(np.linalg.norm(mean), 1e-12)
+    return means
+
+
 class Pca(NamedTuple):
     """Principal axes; coordinates of images are `(x - mean) @ basis`."""
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from rift.model import Backbone, Classifier, to_float
+from rift.similarity import class_means, halves
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,25 @@ class Arrays:
     logits: np.ndarray | None = None  # (n, k) float32 of the task's head; None for the pretrained model and for natural images
 
 
+# Cosine with a class mean times this is the logit: of 5 to 100 the best fit of probabilities to hits, for two models and two sets
+NEAREST_MEAN_SCALE = 30.0
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What natural images are named by: the largest cosine with the rows that judge an image is its name."""
+
+    way: str  # "text", "classifier" or "nearest mean"; "" where an older file does not say which of the first two
+    rows: np.ndarray  # (folds, k, d) unit rows of the natural classes, nan where a class cannot be named
+    fold: np.ndarray  # (n,) which of the folds judges each natural image
+    scale: float  # cosine times this is the logit
+
+    @property
+    def known(self) -> np.ndarray:
+        """The classes that have a row for every image, as indices."""
+        return np.flatnonzero(np.isfinite(self.rows).all((0, 2)))
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """One model on every fixed set of a run: "validation", "test" and "natural"; the pretrained model has "train" too."""
@@ -34,6 +54,21 @@ class Snapshot:
     natural_classes: tuple[str, ...]  # names of the labels of sets["natural"]
     rows: np.ndarray | None  # (len(natural_classes), d) L2-normalized, nan where the label is unknown to the natural head
     scale: float = 100.0  # cosine times this is the natural logit
+    natural_head: str = ""  # the head's kind, "text" or "classifier"; "" where there is none
+
+    def judge(self, seed: int = 0) -> Judge:
+        """Return what names the natural images: the rows of the natural head or, where there is none, the nearest class mean.
+
+        The means are those of this model's own embeddings, cross-fitted: one half of each class (drawn from `seed`) is judged
+        by the means of the other, so that no image is compared with itself. Asked of the pretrained model's snapshot, they hold
+        still while a finetuned model drifts away from them. Nearest mean: Mensink 2013 (TPAMI 35); cosine and halves: our choice.
+        """
+        natural = self.sets["natural"]
+        if self.rows is not None:
+            return Judge(self.natural_head, self.rows[None], np.zeros(len(natural.labels), int), self.scale)
+        half, k = halves(natural.labels, seed), len(self.natural_classes)
+        means = [class_means(natural.embeddings[half == other], natural.labels[half == other], k) for other in (1, 0)]
+        return Judge("nearest mean", np.stack(means), half, NEAREST_MEAN_SCALE)
 
     def save(self, path: Path) -> None:
         """Write all arrays as one npz, atomically."""
@@ -41,6 +76,7 @@ class Snapshot:
             "classes": np.array(self.classes, dtype=np.str_),
             "natural_classes": np.array(self.natural_classes, dtype=np.str_),
             "scale": np.array(self.scale),
+            "natural_head": np.array(self.natural_head, dtype=np.str_),
         }
         if self.rows is not None:
             arrays["rows"] = self.rows
@@ -63,7 +99,8 @@ class Snapshot:
             name: Arrays(**{key.split(".")[1]: arrays[key] for key in arrays if key.startswith(f"{name}.")}) for name in names
         }
         classes, natural = tuple(map(str, arrays["classes"])), tuple(map(str, arrays["natural_classes"]))
-        return cls(sets, classes, natural, arrays.get("rows"), float(arrays["scale"]))
+        head = str(arrays.get("natural_head", ""))
+        return cls(sets, classes, natural, arrays.get("rows"), float(arrays["scale"]), head)
 
 
 @torch.inference_mode()

@@ -1,46 +1,35 @@
-"""Intervals, paired tests and the verdict in plain words; every interval is a 95 % one.
+"""Intervals and paired tests; every interval is a 95 % one. What a difference may be called is in `verdict.py`.
 
-Arms are compared on the same images and, where several were run, over the same seeds. Nothing is corrected for the number
-of metrics and arms that one looks at.
+Two arms are compared on the same images, seed by seed. Our model of the gap of image i under seed k is
+μ + image_i + seed_k + rest_ik, so that the variance of the mean gap has a part of the images and a part of the seeds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import special, stats
 
-RESAMPLES = 2000
-SMALLEST = 20  # images below which we give no verdict: the bootstrap's intervals are then too short (our choice)
-SMALLEST_NATURAL = 200  # natural images below which there is no verdict
-Verdict = Literal["higher", "lower", "not distinguishable"]
+FOLDS = 20  # parts of the images that the jackknife leaves out one at a time (our choice)
+FLIPS = 10_000
+ROUNDING = 9  # decimals of a similarity; a difference below is float noise, as where no embedding was trained
 Statistic = Callable[[np.ndarray], float]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """An arm's number minus the baseline's, with its 95 % interval; None where it could not be computed."""
+    """An arm's number minus the baseline's, with its 95 % interval."""
 
-    difference: float | None
-    low: float | None
-    high: float | None
-    n: int  # images
-    seeds: int
-    p_value: float | None  # two-sided
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number of one set of images with its standard error and 95 % interval."""
-
-    value: float
-    standard_error: float
+    difference: float
     low: float
     high: float
+    n: int  # images
+    seeds: int
+    p_value: float  # two-sided, of this one test
+    patients: int | None = None  # groups of images that are drawn together; None where every image is its own
 
 
 def proportion_interval(hits: int, n: int) -> tuple[float, float]:
@@ -69,13 +58,17 @@ def balanced_weights(labels: ArrayLike) -> np.ndarray:
     return len(which) / (len(counts) * counts[which])
 
 
-def paired_difference(a: ArrayLike, b: ArrayLike, *, seed: int = 0) -> Difference:
+def paired_difference(a: ArrayLike, b: ArrayLike, *, groups: ArrayLike | None = None, seed: int = 0) -> Difference:
     """Compare two arms by their scores of the same images, `(seeds, n)` or `(n,)`: the mean of a - b.
 
-    The interval is a percentile bootstrap over images crossed with seeds, widened by Student's t because seeds are few; with
-    one seed it speaks of these two trained models only. The p-value tests whether swapping the arms at single images would
-    change nothing, seeds averaged: exact (McNemar) where all differences but 0 have one size, else random sign flips.
-    ValueError unless both are of one shape and finite.
+    Variance = image part + seed part. The image part is that of the mean over seeds, clustered by `groups` `(n,)` (patients):
+    G / (G - 1) · Σ s_g² / n², s_g the sum of deviations in group g. The seed part is the variance of the seeds' means over their
+    number. What seeds and images do together is in both, so the sum errs on the wide side. Student's t with seeds - 1 degrees of
+    freedom (our choice, as seeds are few); with G - 1 for one seed, whose interval speaks of these two models only.
+
+    The p-value is that t test's, for one seed the exact test that swapping the arms at single images (or patients) changes
+    nothing: McNemar 1947, exact binomial, where all differences but 0 have one size, else FLIPS random sign flips.
+    ValueError unless both are of one shape and finite, and for fewer than 2 images or patients.
     """
     a, b = np.atleast_2d(np.asarray(a, np.float64)), np.atleast_2d(np.asarray(b, np.float64))
     if a.shape != b.shape or a.ndim != 2 or not a.size:
@@ -83,80 +76,56 @@ def paired_difference(a: ArrayLike, b: ArrayLike, *, seed: int = 0) -> Differenc
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise ValueError("paired scores must be finite")
     gaps = a - b
-    seeds, n = gaps.shape
-    value, over_seeds = float(gaps.mean()), gaps.mean(0)
-    _, freedom = _pooled([(float(over_seeds.var()) / n, max(1, n - 1)), *_between_seeds(gaps.mean(1))])
-    widened = stats.t.ppf(0.975, freedom) / stats.norm.ppf(0.975)
-    low, high = value + (np.percentile(_bootstrap_means(gaps, seed), [2.5, 97.5]) - value) * widened
-    return Difference(value, float(low), float(high), n, seeds, _sign_flip(over_seeds, seed))
+    n = gaps.shape[1]
+    units = _units(n, groups)
+    over_seeds, count = gaps.mean(0), int(units.max()) + 1
+    sums = np.bincount(units, over_seeds - over_seeds.mean())
+    of_images = count / (count - 1) * float(np.square(sums).sum()) / n**2
+    patients = None if groups is None else count
+    found = _difference(gaps.mean(1), of_images, count - 1, n, patients)
+    return replace(found, p_value=_sign_flip(np.bincount(units, over_seeds), seed)) if len(gaps) == 1 else found
 
 
-def paired_statistic_difference(a: Sequence[Statistic], b: Sequence[Statistic], n: int, *, seed: int = 0) -> Difference:
-    """Compare two arms by a number of the whole set, such as debiased CKA; one function of the kept images per seed and arm.
+def folds(n: int, groups: ArrayLike | None = None, *, seed: int = 0) -> np.ndarray:
+    """Return for each of n images its fold `(n,)`, 0 to FOLDS - 1 at most: random, of equally many images or whole `groups`.
 
-    Each function takes indices into the n images and returns the number of those. The grouped jackknife drops the same
-    images from both arms; the variance between seeds is added to it, degrees of freedom after Welch and Satterthwaite.
+    ValueError for fewer than 2 images or groups.
     """
-    if len(a) != len(b) or not a:
-        raise ValueError(f"each arm needs one function per seed, not {len(a)} and {len(b)}")
-    pairs = list(zip(a, b, strict=True))
-
-    def gaps(kept: np.ndarray) -> np.ndarray:
-        return np.array([f(kept) - g(kept) for f, g in pairs])
-
-    each = gaps(np.arange(n))
-    value, seeds = float(each.mean()), len(pairs)
-    replicates = _leave_group_out(lambda kept: float(gaps(kept).mean()), n, 20, seed)
-    variance, freedom = _pooled([(_jackknife_variance(replicates), len(replicates) - 1), *_between_seeds(each)])
-    if variance == 0:
-        return Difference(value, value, value, n, seeds, 1.0 if value == 0 else 0.0)
-    error = np.sqrt(variance)
-    low, high = stats.t.interval(0.95, freedom, value, error)
-    return Difference(value, float(low), float(high), n, seeds, float(2 * stats.t.sf(abs(value) / error, freedom)))
+    units = _units(n, groups)
+    order = np.random.default_rng(seed).permutation(int(units.max()) + 1)
+    fold_of_unit = np.empty_like(order)
+    for fold, part in enumerate(np.array_split(order, min(FOLDS, len(order)))):
+        fold_of_unit[part] = fold
+    return fold_of_unit[units]
 
 
-def grouped_jackknife(function: Statistic, n: int, *, groups: int = 20, seed: int = 0) -> Estimate:
-    """Estimate the interval of a smooth number of n images by leaving out one of `groups` random groups at a time (t interval).
+def leave_out(function: Statistic, fold: np.ndarray) -> np.ndarray:
+    """Return `(1 + folds,)`: a number of the whole set, then that without each fold; `function` takes the kept indices."""
+    kept = [np.arange(len(fold)), *(np.flatnonzero(fold != one) for one in range(int(fold.max()) + 1))]
+    return np.array([function(one) for one in kept])
 
-    `function` takes indices of the images kept and returns the number of those. ValueError for fewer than 2 images.
+
+def paired_statistic_difference(a: ArrayLike, b: ArrayLike, n: int, *, patients: int | None = None) -> Difference:
+    """Compare two arms by a number of the whole set, such as debiased CKA, `(seeds, 1 + folds)` from `leave_out` of each run.
+
+    The image part of the variance is the delete-a-group jackknife's (Kott 2001) of the mean over seeds; seed part and degrees
+    of freedom are those of `paired_difference`, folds - 1 for one seed. A bootstrap would put an image beside its own copy into
+    the Gram matrix. Measured on synthetic embeddings (`tests/test_coverage.py`): for one seed the interval holds the truth in
+    96 % of draws of 40 images, 97 % of 120, 94 % of 40 patients with 3 images each (71 % as if no patient were known); for
+    three and five seeds in 99 % or more, since the t distribution of few degrees of freedom widens the image part too.
     """
-    value = float(function(np.arange(n)))
-    replicates = _leave_group_out(function, n, groups, seed)
-    error = float(np.sqrt(_jackknife_variance(replicates)))
-    reach = float(stats.t.ppf(0.975, len(replicates) - 1)) * error
-    return Estimate(value, error, value - reach, value + reach)
+    gaps = np.round(np.atleast_2d(np.asarray(a, np.float64)) - np.atleast_2d(np.asarray(b, np.float64)), ROUNDING)
+    left_out = gaps[:, 1:].mean(0)
+    return _difference(gaps[:, 0], (len(left_out) - 1) * float(left_out.var()), len(left_out) - 1, n, patients)
 
 
-def verdict(difference: Difference | None, *, smallest: int = SMALLEST) -> Verdict | None:
-    """Say whether the arm's number is higher or lower than the baseline's; None for a null number or below `smallest` images.
-
-    Higher or lower needs an interval without 0 and, where there is a p-value, p <= 0.05 as well.
-    """
-    if difference is None or difference.n < smallest:
-        return None
-    if difference.difference is None or difference.low is None or difference.high is None:
-        return None
-    if difference.low <= 0 <= difference.high or (difference.p_value is not None and difference.p_value > 0.05):
-        return "not distinguishable"
-    return "higher" if difference.difference > 0 else "lower"
-
-
-def sentence(metric: str, arm: str, baseline: str, difference: Difference | None, *, smallest: int = SMALLEST) -> str:
-    """Return the verdict as one sentence, in the same words whether the arm wins or loses."""
-    metric = metric[:1].upper() + metric[1:]
-    found = verdict(difference, smallest=smallest)
-    if difference is None or difference.difference is None or difference.low is None or difference.high is None:
-        return f"{metric}: no verdict on {arm} against {baseline}, because a number is missing."
-    seeds = f", {difference.seeds} seeds" if difference.seeds > 1 else ""
-    numbers = (
-        f"{_signed(difference.difference)} (95 % interval {_signed(difference.low)} to {_signed(difference.high)}, "
-        f"n = {difference.n} images{seeds})"
-    )
-    if found is None:
-        return f"{metric}: no verdict on {arm} against {baseline}, because it takes at least {smallest} images: {numbers}."
-    if found == "not distinguishable":
-        return f"{metric} with {arm} is not distinguishable from that with {baseline}: {numbers}."
-    return f"{metric} is {found} with {arm} than with {baseline}: {numbers}."
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values adjusted for being one family (Holm 1979): of m, the i-th smallest times m - i + 1, never falling."""
+    order, count = np.argsort(p_values, kind="stable"), len(p_values)
+    stepped = np.asarray(p_values, np.float64)[order] * np.arange(count, 0, -1)
+    adjusted = np.empty(count)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(stepped))
+    return adjusted.tolist()
 
 
 def mean_and_standard_error(values: Iterable[float | None]) -> tuple[float | None, float | None]:
@@ -166,37 +135,29 @@ def mean_and_standard_error(values: Iterable[float | None]) -> tuple[float | Non
     return mean, float(known.std(ddof=1) / np.sqrt(len(known))) if len(known) > 1 else None
 
 
-def _between_seeds(values: np.ndarray) -> list[tuple[float, int]]:
-    """Return what seeds add to the variance of the mean of `(seeds,)`, with its degrees of freedom; nothing for one seed."""
-    seeds = len(values)
-    return [(float(values.var(ddof=1)) / seeds, seeds - 1)] if seeds > 1 else []
+def _units(n: int, groups: ArrayLike | None) -> np.ndarray:
+    """Number what is drawn independently, `(n,)` from 0: images, or the groups that they come in."""
+    units = np.arange(n) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    if len(units) != n or n < 2 or not units.any():
+        what = "images" if groups is None else "patients"
+        raise ValueError(f"a difference of {n} images needs each one's group and at least 2 {what}")
+    return units
 
 
-def _pooled(parts: list[tuple[float, int]]) -> tuple[float, float]:
-    """Add variances; degrees of freedom of the sum after Welch and Satterthwaite."""
-    variance = sum(part for part, _ in parts)
-    return variance, variance**2 / sum(part**2 / of for part, of in parts) if variance else float(parts[0][1])
-
-
-def _bootstrap_means(gaps: np.ndarray, seed: int) -> np.ndarray:
-    """Draw seeds and images with replacement, RESAMPLES times: means of `(seeds, n)`."""
-    seeds, n = gaps.shape
-    if seeds > 1:  # drawing from few seeds understates their variance by (seeds - 1) / seeds; stretch their deviations
-        center = gaps.mean(0)
-        gaps = center + (gaps - center) * np.sqrt(seeds / (seeds - 1))
-    random = np.random.default_rng(seed)
-    means = []
-    step = max(1, 1_000_000 // n)  # some 10 MB at a time
-    for start in range(0, RESAMPLES, step):
-        draws = min(step, RESAMPLES - start)
-        shares = random.multinomial(seeds, np.full(seeds, 1 / seeds), draws) / seeds
-        images = random.integers(0, n, (draws, n))
-        means.append(np.take_along_axis(shares @ gaps, images, axis=1).mean(1))
-    return np.concatenate(means)
+def _difference(each: np.ndarray, of_images: float, image_freedom: int, n: int, patients: int | None) -> Difference:
+    """Add up the parts of the variance and test that the mean of `(seeds,)` is 0."""
+    seeds, value = len(each), float(each.mean())
+    freedom = seeds - 1 if seeds > 1 else image_freedom
+    error = np.sqrt(of_images + (float(each.var(ddof=1)) / seeds if seeds > 1 else 0.0))
+    if error == 0:
+        return Difference(value, value, value, n, seeds, 1.0 if value == 0 else 0.0, patients)
+    reach = float(special.stdtrit(freedom, 0.975) * error)  # the t distribution, ten times quicker than through scipy.stats
+    p_value = float(2 * special.stdtr(freedom, -abs(value) / error))
+    return Difference(value, value - reach, value + reach, n, seeds, p_value, patients)
 
 
 def _sign_flip(gaps: np.ndarray, seed: int) -> float:
-    """Return the two-sided p-value of a mean of 0 when each of `(n,)` might as well have the other sign."""
+    """Return the two-sided p-value of a sum of 0 when each of `(n,)` might as well have the other sign."""
     sizes = np.abs(gaps)
     tolerance = 1e-9 * sizes.max()
     gaps, sizes = gaps[sizes > tolerance], sizes[sizes > tolerance]
@@ -205,26 +166,9 @@ def _sign_flip(gaps: np.ndarray, seed: int) -> float:
     if np.ptp(sizes) <= tolerance:
         return float(stats.binomtest(int((gaps > 0).sum()), len(gaps)).pvalue)
     random = np.random.default_rng(seed)
-    step = max(1, 1_000_000 // len(gaps))
+    step = max(1, 1_000_000 // len(gaps))  # some 10 MB at a time
     extreme = 0
-    for start in range(0, RESAMPLES, step):
-        signs = random.integers(0, 2, (min(step, RESAMPLES - start), len(gaps))) * 2 - 1
+    for start in range(0, FLIPS, step):
+        signs = random.integers(0, 2, (min(step, FLIPS - start), len(gaps))) * 2 - 1
         extreme += int((np.abs(signs @ gaps) >= abs(gaps.sum()) - tolerance).sum())
-    return (extreme + 1) / (RESAMPLES + 1)
-
-
-def _leave_group_out(function: Statistic, n: int, groups: int, seed: int) -> np.ndarray:
-    if n < 2 or groups < 2:
-        raise ValueError(f"the jackknife needs at least 2 images and 2 groups, not {n} and {groups}")
-    order = np.random.default_rng(seed).permutation(n)
-    folds = np.array_split(order, min(groups, n))
-    return np.array([function(np.setdiff1d(order, fold)) for fold in folds])
-
-
-def _jackknife_variance(replicates: np.ndarray) -> float:
-    return float((len(replicates) - 1) * replicates.var())
-
-
-def _signed(value: float) -> str:
-    """Three decimals; one significant digit where those would hide that the value is not 0."""
-    return f"{value:+.3f}" if value == 0 or abs(value) >= 0.0005 else f"{value:+.1g}"
+    return (extreme + 1) / (FLIPS + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import random
@@ -16,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rift import stratify
-from rift.config import Training
+from rift import catalog, stratify
+from rift.config import Experiment, Training
 from rift.errors import RunError
-from rift.model import Classifier, Stages, Task
+from rift.model import Backbone, Classifier, Stages, Task
 from rift.views import Views, autocast
 
 
@@ -101,6 +102,16 @@ def make_optimizer(classifier: Classifier, regularizer: nn.Module, training: Tra
     if training.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=0.9)
     return torch.optim.AdamW(groups, fused=True)
+
+
+def set_up(experiment: Experiment, pretrained: Backbone, task: Task, views: Views) -> tuple[State, Stages | None]:
+    """Return what is trained, before its first step, and its stages; the same from the same seed."""
+    seed_everything(experiment.seed)
+    classifier = Classifier(copy.deepcopy(pretrained), task.head(pretrained.width)).to(views.device)
+    stages = catalog.door("methods", experiment.method.name)(classifier.backbone, **experiment.method.options)
+    build = catalog.door("regularizers", experiment.regularizer.name)
+    regularizer = build(pretrained, classifier.backbone, views, **experiment.regularizer.options).to(views.device)
+    return State(classifier, regularizer, make_optimizer(classifier, regularizer, experiment.training)), stages
 
 
 def schedule(step: int, steps: int, warmup: float) -> float:

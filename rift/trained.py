@@ -34,7 +34,11 @@ def finetuned(lab: Lab, run: Run) -> Classifier:
 @functools.lru_cache(maxsize=6)
 def _finetuned(root: Path, name: str) -> Classifier:
     lab = Lab(root)
-    run = lab.run(name)
+    return build(lab, lab.run(name))
+
+
+def build(lab: Lab, run: Run) -> Classifier:
+    """Return what `finetuned` does as a new object, which the caller may move and change."""
     experiment, backbone = run.experiment, pretrained(run)
     images = dataset.load(lab.data / experiment.data)
     task = catalog.door("tasks", experiment.task.name)(images.classes, **experiment.task.options)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import timm
 import torch
+from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from rift import catalog
+from rift import catalog, dataset
 from rift.model import Backbone, Classifier
+from rift.runs import Lab
 
 LABELS = torch.tensor([0, 1, 2, 0])
 # class token; averaged patches, a register and layer scale; the same pooled by attention; DINOv2 with its SwiGLU; CLIP with its
@@ -72,3 +76,22 @@ def train(backbone: Backbone, steps: int = 3) -> Classifier:
         F.cross_entropy(classifier(x)[1], LABELS).backward()
         optimizer.step()
     return classifier.eval()
+
+
+def toy_lab(root: Path) -> Lab:
+    """A lab with two classes of drawn images, a few natural ones, and timm's toy ViT as a local file."""
+    lab, rng = Lab(root), np.random.default_rng(0)
+
+    def pictures(names: list[str], each: int):
+        for index, name in enumerate(names):
+            for i in range(each):
+                noise = rng.integers(0, 60, (40, 40, 3))
+                noise[:, :: 2 + 3 * index] += 120
+                yield f"{name}-{i}", name, noise.astype(np.uint8), None, ""
+
+    lab.medical = dataset.store(pictures(["narrow", "wide"], 10), lab.data, name="stripes")
+    lab.natural = dataset.store(pictures(["dog", "cat"], 3), lab.data, name="two words")
+    torch.manual_seed(0)
+    lab.weights = lab.root / "toy.safetensors"
+    save_file(timm.create_model("test_vit").state_dict(), lab.weights)  # its classifier is the natural head
+    return lab

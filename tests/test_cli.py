@@ -33,6 +33,7 @@ RUN = [
     "natural_top5",
     "natural_accuracy_unrotated",
     "natural_agreement",
+    "natural_knn_accuracy",
     "task_loss",
     "penalty",
     "seconds",
@@ -104,7 +105,8 @@ def test_compare_writes_a_document_that_holds_to_the_contract(finished):
         and len(document["backbone"]["weights"]) == 64
     )
     assert {"name", "images", "classes", "warnings"} <= set(document["natural"])
-    assert {"natural_accuracy", "natural_top5", "knn_accuracy"} <= set(document["pretrained"])
+    assert {"natural_accuracy", "natural_top5", "knn_accuracy", "natural_knn_accuracy"} <= set(document["pretrained"])
+    assert document["pretrained"]["natural_head"] == "text"
     assert {"python", "torch", "device", "threads", "precision", "rift"} <= set(document["environment"])
     assert [arm["name"] for arm in document["arms"]] == ["none", "rift"]
     for arm in document["arms"]:
@@ -267,8 +269,10 @@ def test_a_sweep_has_an_arm_for_each_method_regularizer_and_strength(tmp_path):
     assert [arm["name"] for arm in document["arms"]] == [
         f"{method} {name}" for method in ("full", "linear") for name in ("none", "rift[strength=0.1]", "rift[strength=1]")
     ]
-    assert {row["baseline"] for row in document["differences"]} == {"full none", "linear none"}
+    assert {row["baseline"] for row in document["differences"]} == {"full none"}
     linear = [arm["runs"][0] for arm in document["arms"] if arm["method"]["name"] == "linear"]
+    assert len({run["run"] for run in linear}) == 1, "a penalty on a frozen backbone changes nothing and is not trained"
+    assert done.stderr.count("changes nothing") == 2
     assert all(run["cka"] == pytest.approx(1.0) and run["natural_agreement"] == 1.0 for run in linear)
 
 
@@ -292,3 +296,11 @@ def test_ctrl_c_is_exit_130_and_the_same_command_goes_on(tmp_path):
 def test_sweep_refuses_a_cluster_it_does_not_know(tmp_path, here):
     done = here("sweep", "sample:phantoms", "--out", tmp_path / "out", "--strengths", "1", "--cluster", "moon")
     assert done.returncode == 2 and "error[setting.range]" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_method_that_the_backbone_cannot_carry_is_refused_in_words(tmp_path):
+    done = rift("compare", "sample:phantoms:images_per_class=8", "--out", tmp_path, "--method", "last_blocks:blocks=9")
+    last = done.stderr.splitlines()[-1]
+    assert (done.returncode, last) == (2, "error[setting.range]: last_blocks: blocks = 9, but this backbone has 4.")
+    assert not (tmp_path / "comparison.json").exists() and not (tmp_path / "report.html").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import load, save
 
 from rift import catalog
+from rift.captures import Data, Images
 from rift.model import Backbone, Classifier, NaturalHead, Task, trainable
 from rift.snapshot import Arrays, Snapshot
 
@@ -116,12 +118,48 @@ def numbers(values: dict[str, Any]) -> list[tuple[str, float]]:
     return [(key, value) for key, value in values.items() if isinstance(value, (float, int)) and not isinstance(value, bool)]
 
 
+def from_arrays(name: str, n: int, constant: bool) -> dict[str, dict[str, Any]]:
+    """What a diagnostic measures on the saved arrays of two arms."""
+    before = snapshot(False, n, 0, constant)
+    arms = {arm: snapshot(True, n, seed, constant) for seed, arm in enumerate(["none", "rift"], 1)}
+    return {arm: catalog.door("diagnostics", name)(before, after) for arm, after in arms.items()}
+
+
+def from_models(name: str, n: int, constant: bool, backbone: Backbone, folder: Path) -> dict[str, dict[str, Any]]:
+    """What a diagnostic measures on two models that it captures itself; six natural classes, one of them without a row."""
+    pretrained = copy.deepcopy(backbone)
+    rng, rows = np.random.default_rng(0), torch.nn.functional.normalize(torch.randn(5, pretrained.width), dim=1)
+
+    def pictures(classes: str) -> Images:
+        shape = (n, pretrained.pixels, pretrained.pixels, 3)
+        pixels = np.full(shape, 90, np.uint8) if constant else rng.integers(0, 255, shape, dtype=np.uint8)
+        return Images(pixels, np.array([f"{i:03}" for i in range(n)]), np.arange(n) % len(classes), tuple(classes))
+
+    results = {}
+    test, natural = pictures("abc"), pictures("uvwxyz")
+    for arm in ("none", "rift"):
+        finetuned = Classifier(copy.deepcopy(pretrained), torch.nn.Linear(pretrained.width, 3)).eval()
+        with torch.no_grad():
+            for parameter in finetuned.parameters():
+                parameter += 0.03 * torch.randn_like(parameter)
+        head = NaturalHead(natural.classes[:5], rows, unknown=natural.classes[5:])
+        (folder / arm).mkdir()
+        data = Data(test, natural, head, folder / arm, seed=0, device=torch.device("cpu"))
+        before = {key: value.clone() for key, value in [*pretrained.state_dict().items(), *finetuned.state_dict().items()]}
+        arrays = catalog.module("diagnostics", name).capture(pretrained, finetuned, data)
+        now = dict([*pretrained.state_dict().items(), *finetuned.state_dict().items()])
+        assert all(torch.equal(now[key], value) for key, value in before.items()), "capture leaves the models as they were"
+        assert all(isinstance(value, np.ndarray) and value.dtype != object for value in arrays.values())
+        results[arm] = catalog.door("diagnostics", name)(arrays)
+    return results
+
+
 @pytest.mark.parametrize("name", catalog.names("diagnostics"))
 @pytest.mark.parametrize(("n", "constant"), [(30, False), (4, False), (30, True)])
-def test_a_diagnostic_gives_finite_numbers_or_a_reason_and_a_figure(name, n, constant):
+def test_a_diagnostic_gives_finite_numbers_or_a_reason_and_a_figure(name, n, constant, toy_backbone, tmp_path):
     module = catalog.module("diagnostics", name)
-    before = snapshot(False, n, 0, constant)
-    results = {arm: module.measure(before, snapshot(True, n, seed, constant)) for seed, arm in enumerate(["none", "rift"], 1)}
+    models = catalog.captures(name)
+    results = from_models(name, min(n, 12), constant, toy_backbone, tmp_path) if models else from_arrays(name, n, constant)
     for values in results.values():
         for key, value in numbers(values):
             assert math.isfinite(value), key

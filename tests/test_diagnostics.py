@@ -269,9 +269,11 @@ def test_zero_shot_says_why_there_is_no_number():
     few = zero_shot.measure(before, before)
     assert few["natural_accuracy_unrotated"] is None and str(2 * WIDTH) in few["natural_accuracy_unrotated_reason"]
     assert few["natural_accuracy"] is not None
-    headless = zero_shot.measure(dataclasses.replace(before, rows=None), before)
-    assert headless["natural_accuracy"] is None and "no natural head" in headless["natural_accuracy_reason"]
-    assert "no natural head" in zero_shot.sentence({"none": headless})
+    lonely = dataclasses.replace(pretrained(n_natural=10), rows=None)
+    headless = zero_shot.measure(lonely, lonely)
+    for name in ("natural_accuracy", "natural_knn_accuracy", "natural_head", "pretrained_natural_knn_accuracy", "top5"):
+        assert headless[name] is None and "no natural head" in headless[f"{name}_reason"]
+    assert "nearest mean takes two images of each of at least two labels" in zero_shot.sentence({"none": headless})
     rows = before.rows.copy()
     rows[5:] = np.nan
     five = zero_shot.measure(dataclasses.replace(before, rows=rows), before)
@@ -284,3 +286,82 @@ def test_unrotation_is_cross_fitted_by_the_seed_it_is_given():
     one, two, labels = before.sets["natural"].embeddings, after.sets["natural"].embeddings, after.sets["natural"].labels
     right = (similarity.unrotate(one, two, 3) @ before.rows[:9].T).argmax(1) == labels
     assert zero_shot.measure(before, after, seed=3)["natural_accuracy_unrotated"] == pytest.approx(right[labels < 9].mean())
+
+
+def cosine(x: np.ndarray, y: np.ndarray) -> float:
+    return float(x @ y / np.linalg.norm(x) / np.linalg.norm(y))
+
+
+def test_without_a_natural_head_each_image_is_named_by_the_pretrained_means_and_neighbors_of_the_other_half():
+    before = dataclasses.replace(pretrained(n_natural=60), rows=None)
+    after = finetuned(before, rotation(0.9), 0.6)
+    result = zero_shot.measure(before, after, seed=3)
+    assert result["natural_head"] == "nearest mean" and result["n"] == 60 and result["n_unscored"] == 0
+    then, now = (one.sets["natural"].embeddings.astype(float) for one in (before, after))
+    labels, half = before.sets["natural"].labels, similarity.halves(before.sets["natural"].labels, 3)
+    votes = 0
+    for i in range(60):
+        others = [j for j in range(60) if half[j] != half[i]]
+        means = [np.mean([then[j] / np.linalg.norm(then[j]) for j in others if labels[j] == c], axis=0) for c in range(10)]
+        assert result["top5"][i, 0] == np.argmax([cosine(now[i], mean) for mean in means])
+        near = labels[sorted(others, key=lambda j, i=i: -cosine(now[i], then[j]))[:5]]
+        votes += np.bincount(near).argmax() == labels[i]
+    assert result["natural_accuracy"] == pytest.approx(np.mean(result["top5"][:, 0] == labels))
+    assert result["natural_knn_accuracy"] == pytest.approx(votes / 60)
+    assert result["natural_knn_accuracy_low"] < votes / 60 < result["natural_knn_accuracy_high"]
+
+
+def test_the_pretrained_means_hold_still_so_that_drift_is_a_loss():
+    before = dataclasses.replace(pretrained(n_natural=400), rows=None)
+    result = zero_shot.measure(before, finetuned(before, rotation(1.4)))
+    for name in ("natural_accuracy", "natural_knn_accuracy"):
+        assert result[f"pretrained_{name}"] > 0.95 and result[name] < 0.6
+    assert result["natural_accuracy_unrotated"] > 0.9
+    still = zero_shot.measure(before, before)
+    assert still["natural_accuracy"] == still["pretrained_natural_accuracy"] and still["natural_agreement"] == 1
+
+
+def test_no_image_is_named_by_itself():
+    """Labels drawn by lot in more dimensions than images: who is among its own mean or neighbors would look right."""
+    random = np.random.default_rng(5)
+    labels = random.permutation(np.arange(400) % 2)
+    natural = arrays(random.normal(size=(400, 500)), labels)
+    before = Snapshot({"natural": natural}, CLASSES, ("cat", "dog"), None)
+    result = zero_shot.measure(before, before)
+    assert abs(result["natural_accuracy"] - 0.5) < 0.1 and abs(result["natural_knn_accuracy"] - 0.5) < 0.1
+
+
+def test_a_label_with_one_image_has_no_mean_from_the_other_half():
+    before = dataclasses.replace(pretrained(n_natural=45), rows=None)
+    keep = np.r_[:40, 41:45]
+    keep = keep[(before.sets["natural"].labels[keep] != 7) | (keep == 7)]
+    natural = {k: v[:, keep] if k == "activations" else v[keep] for k, v in vars(before.sets["natural"]).items() if v is not None}
+    before = with_set(before, "natural", **natural)
+    result = zero_shot.measure(before, before)
+    assert result["n_unscored"] == 1 and 7 not in result["top5"] and result["n"] == len(keep) - 1
+    assert "1 images have a label without a row" in zero_shot.sentence({"none": result})
+
+
+@pytest.mark.parametrize(
+    ("head", "words"),
+    [
+        ("text", "named by the text tower's directions of words."),
+        ("classifier", "named by the rows of the pretrained model's own classifier."),
+        (None, "neither text tower nor classifier: each image gets the class whose mean pretrained embedding"),
+    ],
+)
+def test_the_page_says_what_names_the_images(head, words, tmp_path):
+    before = pretrained(n_natural=400)
+    before = dataclasses.replace(before, natural_head=head) if head else dataclasses.replace(before, rows=None)
+    before.save(tmp_path / "before.npz")
+    before = Snapshot.load(tmp_path / "before.npz")
+    result = zero_shot.measure(before, before)
+    assert result["natural_head"] == (head or "nearest mean")
+    sentence = zero_shot.sentence({"none": result})
+    assert words in sentence and ("nearest neighbors" in sentence) == (head is None)
+
+
+def test_arrays_of_an_earlier_version_do_not_say_what_names_the_images():
+    result = zero_shot.measure(pretrained(), pretrained())
+    assert result["natural_head"] is None and "earlier version" in result["natural_head_reason"]
+    assert zero_shot.sentence({"none": {k: v for k, v in result.items() if not k.startswith("natural_head")}})

@@ -7,37 +7,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import timm
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from rift import catalog, dataset, recipe, train, trained
 from rift.config import Choice, Experiment, Training
 from rift.model import Classifier, Stages, Task, to_float, trainable
 from rift.runs import Lab, Run
-from tests.methods_toys import NAMES, adapt
+from tests.methods_toys import NAMES, adapt, toy_lab
 
 DROPPING = {name: {"dropout": 0.2} for name in ("lora", "dora", "adaptformer", "vpt")}  # so that resuming must keep the generator
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    """A lab with two classes of drawn images, a few natural ones, and timm's toy ViT as a local file."""
-    lab, rng = Lab(tmp_path_factory.mktemp("lab")), np.random.default_rng(0)
-
-    def pictures(names: list[str], each: int):
-        for index, name in enumerate(names):
-            for i in range(each):
-                noise = rng.integers(0, 60, (40, 40, 3))
-                noise[:, :: 2 + 3 * index] += 120
-                yield f"{name}-{i}", name, noise.astype(np.uint8), None, ""
-
-    lab.medical = dataset.store(pictures(["narrow", "wide"], 10), lab.data, name="stripes")
-    lab.natural = dataset.store(pictures(["dog", "cat"], 3), lab.data, name="two words")
-    torch.manual_seed(0)
-    lab.weights = lab.root / "toy.safetensors"
-    save_file(timm.create_model("test_vit").state_dict(), lab.weights)  # its classifier is the natural head
-    return lab
+    """A lab of toys."""
+    return toy_lab(tmp_path_factory.mktemp("lab"))
 
 
 def experiment(lab: Lab, name: str, regularizer: str = "none", **options) -> Experiment:

@@ -13,14 +13,14 @@ import torch
 from torch.nn import functional as F
 
 from rift import pretrain, vocabulary
-from rift.backbones import embedded
+from rift.backbones import _image_tower, embedded
 from rift.pretrain import image, muon, photos, text
 from rift.pretrain.lessons import Lessons, ask, probe
 
 
 def test_folding_batch_normalization_changes_nothing():
     torch.manual_seed(0)
-    tower, x = embedded.image_tower(norm=True), torch.randn(16, 3, 48, 48)
+    tower, x = _image_tower.image_tower(norm=True), torch.randn(16, 3, 48, 48)
     norms = [module for module in tower.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     with torch.no_grad():
         for norm in norms:  # as after training: neither gain 1 nor shift 0
@@ -28,15 +28,15 @@ def test_folding_batch_normalization_changes_nothing():
             norm.bias.uniform_(-0.5, 0.5)
         tower.train()(x)  # running statistics that are not 0 and 1
         tower.eval()
-        plain = embedded.fold(tower)
+        plain = _image_tower.fold(tower)
         assert len(norms) == 9 and not any(isinstance(module, torch.nn.BatchNorm2d) for module in plain.modules())
-        assert set(plain.state_dict()) == set(embedded.image_tower().state_dict())
+        assert set(plain.state_dict()) == set(_image_tower.image_tower().state_dict())
         assert torch.allclose(plain(x), tower(x), atol=1e-4)
         assert torch.allclose(plain(x[:, :, :32, :32]), tower(x[:, :, :32, :32]), atol=1e-4)
 
 
 def test_each_image_is_embedded_for_itself_also_in_training_mode():
-    tower, x = embedded.image_tower().train(), torch.randn(4, 3, 64, 64)
+    tower, x = _image_tower.image_tower().train(), torch.randn(4, 3, 64, 64)
     with torch.no_grad():
         assert torch.allclose(tower(x)[:1], tower(x[:1]), atol=1e-5)
 

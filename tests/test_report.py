@@ -11,13 +11,13 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from rift import catalog, report, statistics
+from rift import catalog, report, statistics, verdict
 from rift.diagnostics import accuracy, drift, pca, zero_shot
 from rift.errors import RunError
 from tests.test_diagnostics import CLASSES, HOSTILE, finetuned, pretrained, rotation
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-SEEDS = 2
+SEEDS = 3
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +44,7 @@ def document(measures) -> dict:
 
     def difference(metric: str, value: float, reach: float, n: int, p: float) -> dict:
         one = statistics.Difference(value, value - reach, value + reach, n, SEEDS, p)
-        smallest = 200 if "natural" in metric else statistics.SMALLEST
-        said = statistics.verdict(one, smallest=smallest)
-        return {"metric": metric, "arm": "rift", "baseline": "none", **vars(one), "verdict": said}
+        return {"metric": metric, "arm": "rift", "baseline": "none", **vars(one)}
 
     return {
         "schema": 1,
@@ -66,12 +64,14 @@ def document(measures) -> dict:
         "natural": {"name": "bundled", "images": 300, "classes": [f"thing {i}" for i in range(10)], "warnings": []},
         "pretrained": {"natural_accuracy": 0.981, "natural_top5": 1.0, "knn_accuracy": 0.7},
         "arms": [arm("none", 0.0), arm("rift", 1.0)],
-        "differences": [
-            difference("balanced_accuracy", -0.004, 0.021, 240, 0.7),
-            difference("cka_debiased", 0.21, 0.04, 240, 0.001),
-            difference("natural_accuracy", 0.12, 0.05, 300, 0.002),
-            difference("natural_accuracy_unrotated", -0.06, 0.03, 300, 0.01),
-        ],
+        "differences": verdict.judged(
+            [
+                difference("balanced_accuracy", -0.004, 0.021, 240, 0.7),
+                difference("accuracy", 0.09, 0.021, 240, 0.001),
+                difference("cka_debiased", 0.21, 0.04, 240, 0.001),
+                difference("natural_accuracy", -0.12, 0.05, 300, 0.002),
+            ]
+        ),
         "environment": {"python": "3.11.2", "torch": "2.15", "device": "cpu", "threads": 1, "precision": "fp32", "rift": "0.1.0"},
     }
 
@@ -112,13 +112,42 @@ def test_a_figure_cannot_end_the_element_that_holds_it():
 def test_verdicts_say_win_loss_and_neither_in_the_same_words(page):
     text = _own(page)
     assert "Balanced accuracy with rift is not distinguishable from that with none: -0.004 (95 % interval -0.025 to" in text
-    assert "Natural accuracy is higher with rift than with none: +0.120" in text
-    assert "Natural accuracy after undoing the rotation is lower with rift than with none: -0.060" in text
-    assert text.count("n = 300 images, 2 seeds") == 2
+    assert "Debiased CKA of medical images is higher with rift than with none: +0.210" in text
+    assert "Natural accuracy is lower with rift than with none: -0.120" in text
+    assert (
+        "Accuracy: no verdict on rift against none, because it is outside the family of tests and only described: +0.090" in text
+    )
+    assert text.count("n = 300 images, 3 seeds") == 1 and '<p class="chip">described only</p>' in text
+    assert "adjusted as one family of 3 (Holm)" in text and "3 seeds, paired" in text
+
+
+@pytest.mark.parametrize(
+    ("seeds", "said"),
+    [
+        (1, "Natural accuracy of this one run with rift is lower than that of this one run with none: -0.120"),
+        (2, "Natural accuracy: no verdict on rift against none, because two seeds cannot tell the methods from the chance"),
+    ],
+)
+def test_one_seed_and_two_seeds_say_what_they_can(document, measures, tmp_path, seeds, said):
+    document["differences"] = verdict.judged([{**row, "seeds": seeds} for row in document["differences"]])
+    report.write(document, measures, tmp_path / "report.html")
+    text = _own(tmp_path / "report.html")
+    assert said in text and "with rift than with none" not in text
+    assert ("never of the methods" in text) == (seeds == 1) and ("Two seeds: numbers without a verdict" in text) == (seeds == 2)
+
+
+def test_a_document_from_before_p_values_were_adjusted_still_shows(document, measures, tmp_path):
+    keys = ("metric", "arm", "baseline", "difference", "low", "high", "n", "seeds", "p_value", "verdict")
+    old = [{key: row[key] for key in keys} | {"verdict": "higher"} for row in document["differences"]]
+    new = report.verdicts(document)
+    document["differences"] = old
+    assert report.verdicts(document) == new  # judged by today's rules: accuracy is described, the p-values are adjusted
+    report.write(document, measures, tmp_path / "report.html")
+    assert "adjusted as one family of 3 (Holm)" in _own(tmp_path / "report.html")
 
 
 def test_a_natural_difference_of_few_images_has_no_verdict(document, measures, tmp_path):
-    document["differences"] = [{**document["differences"][2], "n": 150, "verdict": None}]
+    document["differences"] = verdict.judged([{**document["differences"][3], "n": 150}])
     report.write(document, measures, tmp_path / "report.html")
     assert "no verdict on rift against none, because it takes at least 200 images" in _own(tmp_path / "report.html")
 

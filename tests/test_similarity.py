@@ -13,7 +13,19 @@ import scipy.spatial.distance
 from PIL import Image
 from scipy.stats import ortho_group
 
-from rift.similarity import cka, debiased_cka, layer_cka, mutual_knn, pca, procrustes, rotation, shrunk_rotation, unrotate
+from rift.similarity import (
+    cka,
+    class_means,
+    debiased_cka,
+    halves,
+    layer_cka,
+    mutual_knn,
+    pca,
+    procrustes,
+    rotation,
+    shrunk_rotation,
+    unrotate,
+)
 
 MEASURES = [cka, debiased_cka, procrustes, mutual_knn]
 
@@ -258,3 +270,16 @@ def test_real_pictures(shared) -> None:
     assert 0.9 < debiased_cka(color, gray) < cka(color, gray) < 0.9999
     assert cka(color, shuffled) > 0.05 > abs(debiased_cka(color, shuffled))
     assert mutual_knn(color, gray) > 0.5 > 0.3 > mutual_knn(color, shuffled)
+
+
+def test_halves_split_every_class_and_follow_their_seed() -> None:
+    labels = np.array([0] * 7 + [1] * 4 + [2] + [-1] * 2)
+    one, again, other = halves(labels, 3), halves(labels, 3), halves(labels, 4)
+    assert [int(one[labels == label].sum()) for label in (0, 1, 2, -1)] == [3, 2, 0, 1]
+    assert np.array_equal(one, again) and not np.array_equal(one, other)
+
+
+def test_class_means_are_directions() -> None:
+    x = np.array([[2.0, 0.0], [0.0, 5.0], [3.0, 4.0], [9.0, 9.0]])
+    means = class_means(x, [0, 0, 2, -1], 3)
+    assert means[0] == pytest.approx(np.sqrt([0.5, 0.5])) and means[2] == pytest.approx([0.6, 0.8]) and np.isnan(means[1]).all()

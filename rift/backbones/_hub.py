@@ -124,9 +124,8 @@ def classifier_head(vit: VisionTransformer, source: str) -> Callable[[Sequence[s
     def natural(labels: Sequence[str]) -> NaturalHead:
         known, indices, unknown = class_rows(labels)
         means = [rows[list(of_label)].mean(0) for of_label in indices]
-        return NaturalHead(
-            tuple(known), F.normalize(torch.stack(means), dim=1) if means else rows[:0], tuple(unknown), source=source
-        )
+        unit = F.normalize(torch.stack(means), dim=1) if means else rows[:0]
+        return NaturalHead(tuple(known), unit, tuple(unknown), source=source, kind="classifier")
 
     return natural
 

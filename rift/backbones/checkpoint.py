@@ -1,7 +1,10 @@
 """A ViT from a local .safetensors file with timm's names, in half or single precision; needs no download.
 
-An ImageNet-1k classifier in the file (`head.weight` with 1000 rows) gives the natural head; any other head is left out. Pixels
-are normalized as the architecture's usual weights are (AugReg's `vit_*`: mean and deviation 0.5; DeiT and DINOv2: ImageNet's).
+An ImageNet-1k classifier in the file (`head.weight` with 1000 rows) gives the natural head; any other head is left out, but for
+CLIP's projection, which is part of the embedding. A CLIP file in open_clip's format (`open_clip_model.safetensors`) brings its
+text tower along, and with it words. Pixels are normalized as the architecture's usual weights are (AugReg's `vit_*` and SigLIP:
+mean and deviation 0.5; DeiT and DINOv2: ImageNet's; CLIP: OpenAI's, which the weights of `vit_large_patch14_clip_224` by LAION
+are not), and the image size is 224 px. OpenAI's own CLIP weights need the `quickgelu` architectures.
 """
 
 from __future__ import annotations
@@ -27,8 +30,20 @@ Architecture = Literal[
     "deit_base_patch16_224",
     "vit_small_patch14_dinov2",
     "vit_base_patch14_dinov2",
+    "vit_large_patch14_dinov2",
+    "vit_base_patch32_clip_quickgelu_224",
+    "vit_base_patch16_clip_quickgelu_224",
+    "vit_large_patch14_clip_quickgelu_224",
+    "vit_base_patch32_clip_224",
+    "vit_base_patch16_clip_224",
+    "vit_large_patch14_clip_224",
+    "vit_base_patch16_siglip_224",
     "test_vit",
 ]
+
+
+# timm's usual weights of an architecture give the pixel normalization, but for one where they are not those of CLIP itself
+TAGS = {"vit_large_patch14_clip_224": "datacompxl"}
 
 
 def _found(path: str) -> str:
@@ -55,9 +70,15 @@ def load(
     """Return the ViT of a local file; raises `model.weights` when the file is absent, not safetensors, or does not fit."""
     file = Path(_found(path))
     state, weights = _hub.read(file, file.name)
+    tower, is_clip = f"{architecture}.{TAGS.get(architecture, '')}".rstrip("."), "_clip_" in architecture
+    if is_clip and "text_projection" in state:
+        from rift.backbones import _clip  # its library takes seconds to import
+
+        return _clip.build(tower, state, file.name, weights)
     head = state.get("head.weight")
     size = 160 if architecture == "test_vit" else 224
     classes = head.shape[0] if head is not None and head.ndim == 2 else 0
-    vit: Any = timm.create_model(architecture, pretrained=False, img_size=size, num_classes=classes)
+    vit: Any = timm.create_model(tower, pretrained=False, img_size=size, num_classes=classes)
     _hub.fill(vit, state, file.name)
-    return _hub.assemble(vit, natural=_hub.classifier_head(vit, f"ImageNet classifier in {file.name}"), weights=weights)
+    natural = None if is_clip and classes != 1000 else _hub.classifier_head(vit, f"ImageNet classifier in {file.name}")
+    return _hub.assemble(vit, natural=natural, weights=weights)

@@ -5,7 +5,9 @@ SigLIP, Zhai 2023 (arXiv 2303.15343).
 
 The embedding is the vector before the classifier (ViT), the class token after the last norm (DINOv2), the projected class token
 (CLIP) or the attention-pooled one (SigLIP). Only the ImageNet classifiers have a natural head here: the files of the others hold
-no text tower; `open_clip` has CLIP with one. DINOv2 was trained at 518 px and is run at 224 px, its positions resampled.
+no text tower (`open_clip` has CLIP with one), so that nearest mean takes its place. DINOv2 was trained at 518 px and is run at
+224 px, its positions resampled. Pictures are resized as timm does, antialiased bicubic, but over the whole centre square: our
+choice, where AugReg's and SigLIP's own evaluation looks at its inner 90 %.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from scipy.special import expit
 
 from rift import figures, findings
 from rift.snapshot import Arrays
-from rift.statistics import grouped_jackknife, proportion_interval
+from rift.statistics import folds, leave_out, paired_statistic_difference, proportion_interval
 
 Result = dict[str, float | np.ndarray | str | None]
 MOST = 40  # findings drawn; the numbers cover all
@@ -75,11 +75,12 @@ def _means(truth: np.ndarray, probabilities: np.ndarray, named: np.ndarray, judg
 def _number(name: str, function: Callable[[np.ndarray], float], n: int) -> Result:
     """Return a number of all images and its interval, or why it has none: one group left out may hold all of a finding."""
     value = function(np.arange(n))
-    try:
-        found = grouped_jackknife(function, n)
+    try:  # the delete-a-group jackknife, as of a difference to an arm that is always 0
+        each = leave_out(function, folds(n))
+        found = paired_statistic_difference(each, np.zeros_like(each), n)
     except ValueError as error:
         return {name: value} | _without_interval(name, str(error))
-    if not np.isfinite([found.low, found.high]).all():
+    if found.low is None or found.high is None or not np.isfinite([found.low, found.high]).all():
         return {name: value} | _without_interval(name, "a finding has too few images for an interval")
     return {name: value, f"{name}_low": max(0.0, found.low), f"{name}_high": min(1.0, found.high)}
 

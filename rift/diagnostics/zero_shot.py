@@ -1,9 +1,12 @@
 """Can the model still name everyday things that it was not retrained on?
 
-Natural images are named by the cosine of their embedding with the pretrained model's rows for words (or for classes it once
-learned), which finetuning never sees: argmax_c cos(z, t_c). `natural_accuracy` takes the finetuned embeddings as they are,
-as one who swaps the model in would. `natural_accuracy_unrotated` first undoes the mean and the rotation, fitted without
-labels on the other half of the images; the gap between the two is drift in orientation alone. Our protocol, for every arm.
+Natural images are named by the cosine of their embedding with rows of the pretrained model that finetuning never sees:
+argmax_c cos(z, t_c). The rows are directions of words (text tower), of classes it once learned (classifier) or, where a model
+has neither, the mean pretrained embeddings of each class in the other half of the images (nearest mean); `natural_head` says
+which. `natural_accuracy` takes the finetuned embeddings as they are, as one who swaps the model in would.
+`natural_accuracy_unrotated` first undoes the mean and the rotation, fitted without labels on the other half of the images; the
+gap between the two is drift in orientation alone. `natural_knn_accuracy` lets the five nearest pretrained embeddings of the
+other half vote, for every model alike; it knows its classes from labels, as nearest mean does, so neither is zero-shot. Ours.
 """
 
 from __future__ import annotations
@@ -18,8 +21,8 @@ from scipy.special import softmax
 
 from rift import figures
 from rift.errors import DataError, ModelError
-from rift.similarity import unrotate
-from rift.snapshot import Snapshot
+from rift.similarity import halves, unrotate
+from rift.snapshot import Arrays, Judge, Snapshot
 from rift.statistics import proportion_interval
 
 if TYPE_CHECKING:
@@ -31,10 +34,18 @@ TITLE = "Zero-shot"
 MOST_WORDS = 12  # shown of one photo
 Result = dict[str, Any]
 BARS = ("natural_accuracy", "natural_accuracy_unrotated")
-SHARES = (*BARS, "natural_agreement")
+SHARES = (*BARS, "natural_agreement", "natural_knn_accuracy")
+NEIGHBORS = 5
 NUMBERS = [*(f"{name}{end}" for name in SHARES for end in ("", "_low", "_high")), "natural_top5"]
-PRETRAINED = [f"pretrained_natural_{name}" for name in ("accuracy", "accuracy_low", "accuracy_high", "top5")]
+PRETRAINED = [f"pretrained_natural_{name}{end}" for name in ("accuracy", "knn_accuracy") for end in ("", "_low", "_high")]
+PRETRAINED += ["pretrained_natural_top5"]
 UNKNOWN = "no natural image has a label that the natural head knows"
+WAYS = {
+    "text": "They are named by the text tower's directions of words.",
+    "classifier": "They are named by the rows of the pretrained model's own classifier.",
+    "nearest mean": "This backbone has neither text tower nor classifier: each image gets the class whose mean pretrained "
+    "embedding, over the other half of the images, is nearest",
+}
 ARRAYS = [f"{model}{name}" for model in ("", "pretrained_") for name in ("top5", "top5_probability", "margin")]
 
 
@@ -42,7 +53,9 @@ def measure(
     before: Snapshot,
     after: Snapshot,
     *,
-    seed: Annotated[int, Field(ge=0, lt=2**31, description="which halves of the images undo each other's rotation")] = 0,
+    seed: Annotated[
+        int, Field(ge=0, lt=2**31, description="which halves of the images undo each other's rotation and lend means")
+    ] = 0,
 ) -> Result:
     """Return natural accuracies in [0, 1], and for all images the five likeliest labels `(n, 5)`, best first.
 
@@ -50,46 +63,53 @@ def measure(
     is the probability of the first label minus that of the second; both are a softmax over the known labels only.
     """
     natural = after.sets.get("natural")
-    reason = _missing(before, after)
-    if reason or natural is None:
+    judge = before.judge(seed) if "natural" in before.sets else None
+    reason = _missing(judge, natural)
+    if reason or natural is None or judge is None:
         n_unscored = 0 if natural is None else len(natural.labels)
-        names = NUMBERS + PRETRAINED + ARRAYS
+        names = [*NUMBERS, *PRETRAINED, *ARRAYS, "natural_head"]
         return {"n": 0, "n_unscored": n_unscored} | dict.fromkeys(names) | {f"{name}_reason": reason for name in names}
-    assert before.rows is not None  # `_missing` looked
-    known = np.flatnonzero(np.isfinite(before.rows).all(1))
-    rows, scale, labels = before.rows[known].astype(np.float64), before.scale, natural.labels
+    known, labels, original = judge.known, natural.labels, before.sets["natural"].embeddings
     scored = np.isin(labels, known)
-    original = before.sets["natural"].embeddings
-    was, now = (_name(z, rows, known, scale) for z in (original, natural.embeddings))
+    was, now = (_name(z, judge) for z in (original, natural.embeddings))
     result: Result = {"n": int(scored.sum()), "n_unscored": int((~scored).sum()), "scored": scored, "labels": labels}
+    result |= {"natural_head": judge.way or None}
+    if not judge.way:
+        result["natural_head_reason"] = "these arrays come from an earlier version, which did not keep it"
     result |= {"ids": natural.ids, "natural_classes": np.array(after.natural_classes, dtype=np.str_)}
     result |= now | {f"pretrained_{name}": value for name, value in was.items()}
     result |= _score("natural_agreement", was["top5"][:, 0] == now["top5"][:, 0])
     for prefix, one in (("", now), ("pretrained_", was)):
         result |= _score(f"{prefix}natural_accuracy", one["top5"][scored, 0] == labels[scored])
         result |= _top5(f"{prefix}natural_top5", (one["top5"][scored] == labels[scored, None]).any(1), len(known))
+        queries = original if prefix else natural.embeddings
+        result |= _neighbors(f"{prefix}natural_knn_accuracy", before.sets["natural"], queries, seed)
     try:
-        restored = _name(unrotate(original, natural.embeddings, seed), rows, known, scale)
+        restored = _name(unrotate(original, natural.embeddings, seed), judge)
     except ValueError as error:
         return result | _nothing("natural_accuracy_unrotated", str(error))
     return result | _score("natural_accuracy_unrotated", restored["top5"][scored, 0] == labels[scored])
 
 
-def _missing(before: Snapshot, after: Snapshot) -> str:
-    if "natural" not in before.sets or "natural" not in after.sets or not len(after.sets["natural"].labels):
+def _missing(judge: Judge | None, natural: Arrays | None) -> str:
+    if judge is None or natural is None or not len(natural.labels):
         return "there are no natural images"
-    if before.rows is None:
-        return "this backbone has no natural head: neither a text tower nor a classifier of its own"
-    if not np.isfinite(before.rows).all(1).any():
+    if judge.way == "nearest mean" and len(judge.known) < 2:
+        headless = "this backbone has no natural head, neither a text tower nor a classifier of its own"
+        return f"{headless}, and nearest mean takes two images of each of at least two labels"
+    if not len(judge.known):
         return "the natural head knows none of the labels"
-    return "" if np.isfinite(after.sets["natural"].embeddings).all() else "the embeddings are not finite: the training diverged"
+    return "" if np.isfinite(natural.embeddings).all() else "the embeddings are not finite: the training diverged"
 
 
-def _name(embeddings: np.ndarray, rows: np.ndarray, known: np.ndarray, scale: float) -> dict[str, np.ndarray]:
+def _name(embeddings: np.ndarray, judge: Judge) -> dict[str, np.ndarray]:
     """The likeliest labels of embeddings `(n, d)`, as indices into all natural classes, best first."""
-    wide = embeddings.astype(np.float64)
+    wide, known = embeddings.astype(np.float64), judge.known
     unit = wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
-    probabilities = softmax(scale * unit @ rows.T, axis=1)
+    cosines = np.empty((len(unit), len(known)))
+    for fold, rows in enumerate(judge.rows[:, known].astype(np.float64)):
+        cosines[judge.fold == fold] = unit[judge.fold == fold] @ rows.T
+    probabilities = softmax(judge.scale * cosines, axis=1)
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
     sure = np.take_along_axis(probabilities, best, axis=1)
     margin = sure[:, 0] - sure[:, 1] if len(known) > 1 else sure[:, 0]
@@ -108,6 +128,23 @@ def _top5(name: str, right: np.ndarray, known: int) -> Result:
         few = f"only {known} labels have a row, so five guesses are always right"
         return {name: None, f"{name}_reason": few if len(right) else UNKNOWN}
     return {name: float(right.mean())}
+
+
+def _neighbors(name: str, before: Arrays, queries: np.ndarray, seed: int) -> Result:
+    """Score the vote of the nearest pretrained embeddings in the other half of the images, by cosine."""
+    from sklearn.neighbors import KNeighborsClassifier  # takes a second to import
+
+    half, labels = halves(before.labels, seed), before.labels
+    if half.max(initial=0) == 0:
+        return _nothing(name, "no natural label has two images, and an image is named by the labels of others")
+    hits = np.zeros(len(labels), bool)
+    for fold in (0, 1):
+        known, asked = (half != fold) & (labels >= 0), (half == fold) & (labels >= 0)
+        vote = KNeighborsClassifier(min(NEIGHBORS, int(known.sum())), metric="cosine")
+        vote.fit(before.embeddings[known], labels[known])
+        hits[asked] = vote.predict(queries[asked]) == labels[asked]
+    twice = np.isin(labels, labels[half == 1]) & (labels >= 0)  # a label with one image has no other to be found by
+    return _score(name, hits[twice])
 
 
 def _nothing(name: str, reason: str) -> Result:
@@ -169,8 +206,19 @@ def sentence(results: Mapping[str, dict]) -> str:
     unscored = f" {first['n_unscored']} images have a label without a row and are not scored." if first["n_unscored"] else ""
     return (
         f"Of {first['n']} natural images the pretrained model names {first['pretrained_natural_accuracy']:.3f} right; "
-        f"after finetuning: {'; '.join(parts)}.{unscored}"
+        f"after finetuning: {'; '.join(parts)}.{unscored}{_way(arms)}"
     )
+
+
+def _way(arms: Mapping[str, dict]) -> str:
+    """Say what the images were named by; of nearest mean also what the neighbors say, who ask for no single mean."""
+    first = next(iter(arms.values()))
+    way = first.get("natural_head")
+    if way != "nearest mean":
+        return f" {WAYS[way]}" if way in WAYS else ""
+    votes = "; ".join(f"{arm} {one['natural_knn_accuracy']:.3f}" for arm, one in arms.items())
+    before = f"pretrained {first['pretrained_natural_knn_accuracy']:.3f}"
+    return f" {WAYS[way]}. By the vote of its {NEIGHBORS} nearest neighbors there: {before}; {votes}."
 
 
 def look(backbones: Mapping[str, Backbone], image: Tensor, labels: Sequence[str]) -> Result:

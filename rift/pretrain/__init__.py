@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rift import statistics, vocabulary
-from rift.backbones import embedded
+from rift.backbones import _image_tower, embedded
 from rift.model import Backbone, to_float
 from rift.pretrain import image, photos, text
 from rift.pretrain.lessons import Lessons, ask
@@ -62,7 +62,7 @@ def run(
         check=lambda model, size: image.accuracy(model, held_out[::5], held_out_labels[::5], seen, size),
     )
     state = _cached(work / "text.pt", lambda: _trained_text(rows, log))
-    ship(embedded.fold(tower), state, out / "embedded.safetensors")
+    ship(_image_tower.fold(tower), state, out / "embedded.safetensors")
     log(f"trained in {(time.perf_counter() - began) / 60:.0f} minutes of this call")
     numbers = measure(out / "embedded.safetensors", teacher_model, held_out, held_out_labels, validation, cifar, unseen, log)
     (out / "embedded.json").write_text(json.dumps({"cycles": cycles, "photos": len(lessons.pixels), **numbers}, indent=1) + "\n")

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from rift.backbones import embedded
+from rift.backbones import _image_tower
 from rift.pretrain.lessons import Lessons
 from rift.pretrain.muon import Muon
 from rift.pretrain.photos import Log, blur, crop, to_float
@@ -48,7 +48,7 @@ def distill(
     """
     lanes = 1 if device != "cpu" else lanes or min(4, os.cpu_count() or 1)
     torch.manual_seed(seed)
-    tower = embedded.image_tower(norm=True).to(device)
+    tower = _image_tower.image_tower(norm=True).to(device)
     scale = nn.Parameter(torch.tensor(math.log(16.0), device=device))
     sizes = [size for stages in cycles for epochs, size in stages for _ in range(epochs)]
     lessons, photos = lessons.to(device), torch.arange(len(lessons.pixels)).repeat_interleave(lessons.repeats)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def _numbers(here: Shown) -> list[Any]:
     document = service.result(here.lab, here.id)
     found = report.verdicts(document)
     nothing = '<div class="rift"><p>There is nothing to compare: it takes two finished arms.</p></div>'
-    about = "Differences of the arms with their 95 % intervals; the thin line is no difference."
+    about = f"Differences of the arms with their 95 % intervals; the thin line is no difference. {report.spoken_of(document)}"
     verdicts = html(
         '<div class="rift"><p class="about">{about}</p>{part}</div>', about=about, part=report.part("verdicts", found)
     )
@@ -68,8 +69,9 @@ def _numbers(here: Shown) -> list[Any]:
         else "below a share, its 95 % interval over images; one seed, so the chance of training itself is in no interval"
     )
     table = html(
-        '<div class="rift"><h3>Numbers</h3><p class="about">Last epoch of every arm; {spread}.</p>{part}</div>',
+        '<div class="rift"><h3>Numbers</h3><p class="about">Last epoch of every arm; {spread}.</p>{part}{trials}</div>',
         spread=spread,
+        trials=report.part("tunings", document),
         part=report.part("arms", document, report.table(document, service.measures(here.lab, here.id))),
     )
     return [verdicts if found else nothing, table]
@@ -86,7 +88,9 @@ def _diagnostic(app: App, name: str, module: Any) -> None:
         measured = service.measures(here.lab, here.id).items()  # of this diagnostic alone: a figure is drawn once
         section = next(report.sections({arm: {name: one[name]} for arm, one in measured if name in one}), None)
         if section is None:
-            return [html('<p class="rift about">Not measured on these runs.</p>'), figures.empty("not measured"), ""]
+            document, lab = service.result(here.lab, here.id), shlex.quote(str(here.lab.root))
+            how = next(one for one in report.unmeasured(document, {}, lab) if one["name"] == name)
+            return [html(MARK, part=report.part("unmeasured", how)), figures.empty("not measured"), ""]
         words = html('<p class="rift says">{text}</p>', text=section["sentence"])
         plot = gr.Plot(section["figure"], elem_classes=["wide"] if section["min_width"] else [])
         return [words, plot, html(MARK, part=report.part("data", section))]

@@ -46,7 +46,7 @@ CARDS = (
     (
         "Is a difference real?",
         "With 20 test images, one image is five points. Every number has its n and its interval, and 'not distinguishable' is "
-        "an answer: it does not mean equal. Intervals speak of images; only several seeds speak of the training.",
+        "an answer: it does not mean equal. One seed speaks of two runs, two of nothing; three or more speak of the methods.",
     ),
 )
 LIMITS = """
@@ -95,7 +95,7 @@ def _measured() -> Any:
     now = hashlib.sha256(embedded.PATH.read_bytes()).hexdigest()
     rows = [_row(one, arm, first=i == 0) for one in sets for i, arm in enumerate(one["arms"])]
     verdicts = [
-        {"text": f"{one['name']}: {report.sentence(found)}"} for one in sets for found in one["differences"] if found["verdict"]
+        {"text": f"{one['name']}: {found['sentence']}"} for one in sets for found in report.verdicts(one) if found["verdict"]
     ]
     return html(
         MEASURED,

@@ -14,7 +14,7 @@ from rift.config import PRESETS, Choice, Training
 from rift.errors import SettingError, UserError
 from rift.service import Order
 from rift.ui.state import App, duration
-from rift.ui.widgets import PRIVATE, Form, Menu, html, told
+from rift.ui.widgets import PRIVATE, Form, Menu, html, join, told
 
 TITLE, ORDER = "2 Train", 2
 MOST_SEEDS = 20
@@ -22,6 +22,10 @@ LEVELS = {"Quick": "quick", "Standard": "default", "Thorough": "thorough"}
 STRENGTH = (
     "How strongly the model is asked to keep its old view of images. 0 is ordinary finetuning; the penalty is relative, "
     "so 1 means about the same for every backbone. Try 0.1 and 10."
+)
+AUTO = (
+    "Tries up to five strengths in short trainings and takes the largest that costs the task nothing these images could show. "
+    "The arm without a penalty gets as many tries at its learning rate. Nearly three times as long."
 )
 PAIRED = """
 <ul class="rift checks"><li>the same images, split alike</li><li>the same order and the same augmentations</li>
@@ -39,6 +43,7 @@ class Controls:
                 self.level = gr.Radio(list(LEVELS), value="Standard", label="Effort", info=_levels())
                 regularizer = Menu("regularizers", "rift", "Regularizer")
                 strength = gr.Number(1.0, label="Strength λ", info=STRENGTH, elem_id="strength")
+                auto = gr.Checkbox(False, label="Choose the strength on the validation images", info=AUTO, elem_id="auto")
             with gr.Column(min_width=320):
                 backbone = Menu("backbones", "embedded", "Pretrained backbone")
                 method = Menu("methods", "full", "Finetuning method")
@@ -48,15 +53,23 @@ class Controls:
             seeds = gr.Number(1, precision=0, label="Seeds", info="every arm is trained once from each; 3 or more show chance")
             self.form = Form(Training)
         self.menus = (regularizer, backbone, method)
-        self.inputs = [app.memory, strength, both, seeds, *self.form.inputs, *(one for menu in self.menus for one in menu.inputs)]
+        self.inputs = [
+            app.memory,
+            strength,
+            auto,
+            both,
+            seeds,
+            *self.form.inputs,
+            *(one for menu in self.menus for one in menu.inputs),
+        ]
 
     def order(self, values: Sequence[Any]) -> tuple[Order, str, str]:
         """Return what is asked, the home of its images, and how they were given; raises a SettingError in words."""
-        memory, strength, both, seeds, *rest = values
+        memory, strength, auto, both, seeds, *rest = values
         home, data, source = self.app.data(memory)
         if not data:
             raise SettingError("setting.unknown", "Choose images on the Data tab first.")
-        if strength is None or not 0 <= strength <= 1e6:
+        if not auto and (strength is None or not 0 <= strength <= 1e6):
             raise SettingError("setting.range", "Give a strength between 0 and 1000000, for example 1.")
         if seeds is None or not 1 <= seeds <= MOST_SEEDS:
             raise SettingError("setting.range", f"Give 1 to {MOST_SEEDS} seeds.")
@@ -71,7 +84,7 @@ class Controls:
             regularizers=(chosen[0],),
             backbone=chosen[1],
             methods=(chosen[2],),
-            strengths=(float(strength),),
+            strengths=("auto" if auto else float(strength),),
             baseline=bool(both),
             training=training,
             seeds=int(seeds),
@@ -129,7 +142,8 @@ def _cost(app: App, asked: Order, home: str) -> Any:
     images, natural = dataset.load(app.labs[home].data / asked.data), dataset.load(app.lab.data / asked.natural)
     dataset.refuse_misfit(images, asked.task, asked.training)
     sizes = estimate.sizes(images, natural, dataset.parts(images, asked.training, 0))
-    runs = [one for _, by_seed in service.experiments(asked) for one in by_seed]
+    planned = service.experiments(asked)
+    runs = list({one.id: one for _, by_seed in planned for one in by_seed}.values())
     seconds = estimate.seconds(app.lab, runs, sizes)
     steps = sum(estimate.steps(run, sizes.train) for run in runs)
     time = (
@@ -138,7 +152,8 @@ def _cost(app: App, asked: Order, home: str) -> Any:
         else f"About {duration(seconds)} on this machine"
     )
     what = f"{len(runs)} run{'s' if len(runs) > 1 else ''} of {images.name}, {steps} steps in all, {sizes.train} training images."
-    return html('<p class="rift cost"><b>{time}.</b> {what}</p>', time=time, what=what)
+    notes = join("<br>{note}", [{"note": arm.note} for arm, _ in planned if arm.note])
+    return html('<p class="rift cost"><b>{time}.</b> {what}{notes}</p>', time=time, what=what, notes=notes)
 
 
 def _command(asked: Order, source: str, memory: dict[str, str]) -> str:
@@ -151,7 +166,8 @@ def _command(asked: Order, source: str, memory: dict[str, str]) -> str:
     ):
         options = ",".join(f"{key}={value}" for key, value in catalog.changed(menu, choice).items())
         parts += [flag, f"{choice.name}:{options}" if options else choice.name]
-    parts += ["--strength", f"{asked.strengths[0]:g}"]
+    strength = asked.strengths[0]
+    parts += ["--strength", strength if isinstance(strength, str) else f"{strength:g}"]
     parts += ["--seeds", str(asked.seeds)] if asked.seeds > 1 else []
     plain = Training()
     for key, value in asked.training:

@@ -1,0 +1,132 @@
+"""What each arm can do against what it kept, and the arms that no other one beats in both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from rift import figures
+
+KEPT = {"cka_debiased": "debiased CKA of test images", "natural_accuracy": "natural accuracy"}
+TASK = {"balanced_accuracy": "balanced accuracy", "average_precision": "mean average precision"}  # the first that was measured
+
+
+@dataclass(frozen=True)
+class Point:
+    """One arm: mean and standard error (None from one seed) of each number over its seeds."""
+
+    name: str
+    method: str
+    regularizer: str
+    strength: float | str
+    seeds: int
+    numbers: Mapping[str, tuple[float | None, float | None]]
+
+
+def points(document: Mapping[str, Any]) -> list[Point]:
+    """Return the arms of a comparison document that were measured."""
+    return [
+        Point(
+            arm["name"],
+            arm["method"]["name"],
+            arm["regularizer"]["name"],
+            arm["strength"],
+            len(arm["runs"]),
+            {key: (arm["mean"].get(key), arm["standard_error"].get(key)) for key in (*KEPT, *TASK)},
+        )
+        for arm in document["arms"]
+    ]
+
+
+def front(x: Sequence[float], y: Sequence[float]) -> list[int]:
+    """Return the places of the points that no other is at least as good as in both numbers and better in one, by rising x."""
+    places = [
+        i for i in range(len(x)) if not any(x[j] >= x[i] and y[j] >= y[i] and (x[j] > x[i] or y[j] > y[i]) for j in range(len(x)))
+    ]
+    return sorted(places, key=lambda i: x[i])
+
+
+def _task(arms: Sequence[Point]) -> str:
+    return next((key for key in TASK if any(arm.numbers[key][0] is not None for arm in arms)), "balanced_accuracy")
+
+
+def _both(arms: Sequence[Point], kept: str) -> tuple[list[Point], list[float], list[float]]:
+    """Return the arms that have both numbers, and these."""
+    task = _task(arms)
+    pairs = [(arm, arm.numbers[kept][0], arm.numbers[task][0]) for arm in arms]
+    whole = [(arm, x, y) for arm, x, y in pairs if x is not None and y is not None]
+    return [arm for arm, _, _ in whole], [x for _, x, _ in whole], [y for _, _, y in whole]
+
+
+def figure(arms: Sequence[Point]) -> go.Figure:
+    """Task metric against similarity and against natural accuracy: one mark an arm, strengths joined, the front dotted."""
+    if not any(_both(arms, kept)[0] for kept in KEPT):
+        return figures.empty("no finished arm has both numbers")
+    plot = make_subplots(rows=1, cols=len(KEPT), shared_yaxes=True, horizontal_spacing=0.06)
+    kinds = list(dict.fromkeys(arm.regularizer for arm in arms))
+    for column, (kept, title) in enumerate(KEPT.items(), 1):
+        known, x, y = _both(arms, kept)
+        best = front(x, y)
+        line = {"color": figures.GREY, "dash": "dot", "width": 1.5}
+        along: dict[str, Any] = {"x": [x[i] for i in best], "y": [y[i] for i in best]}
+        plot.add_scatter(
+            **along, mode="lines", line=line, name="front", showlegend=column == 1, hoverinfo="skip", row=1, col=column
+        )
+        for kind in kinds:
+            for method in dict.fromkeys(arm.method for arm in known if arm.regularizer == kind):
+                _marks(plot, [arm for arm in known if (arm.regularizer, arm.method) == (kind, method)], kept, kinds, column)
+        plot.update_xaxes(title_text=title, row=1, col=column)
+    plot.update_yaxes(title_text=TASK[_task(arms)], row=1, col=1)
+    seen: set[str] = set()
+    for trace in plot.data:
+        trace.showlegend = trace.name not in seen
+        seen.add(trace.name)
+    return figures.style(plot, 420).update_layout(meta={"min_width": 620})
+
+
+def _marks(plot: go.Figure, arms: Sequence[Point], kept: str, kinds: Sequence[str], column: int) -> None:
+    """Draw the arms of one regularizer and method, joined by rising strength."""
+    task, kind = _task(arms), arms[0].regularizer
+    arms = sorted(arms, key=lambda arm: (isinstance(arm.strength, str), arm.strength))
+    axes = [figures.numbers([arm.numbers[key][0] for arm in arms]) for key in (kept, task)]
+    errors = [[arm.numbers[key][1] or 0.0 for arm in arms] for key in (kept, task)]
+    look = {"color": figures.color(kind, kinds), "symbol": figures.symbol(kind, kinds), "size": 11}
+    bars = [{"type": "data", "array": one, "thickness": 1, "width": 2, "visible": any(one)} for one in errors]
+    plot.add_scatter(
+        x=axes[0],
+        y=axes[1],
+        error_x=bars[0],
+        error_y=bars[1],
+        mode="lines+markers",
+        line={"color": figures.faded(figures.color(kind, kinds), 0.35), "width": 1},
+        marker=look,
+        name=figures.text(kind),
+        text=[f"{figures.text(arm.name, 60)}, {arm.seeds} seed{'s' if arm.seeds > 1 else ''}" for arm in arms],
+        hovertemplate="%{text}<br>%{x:.3f}, %{y:.3f}<extra></extra>",
+        row=1,
+        col=column,
+    )
+
+
+def sentence(arms: Sequence[Point]) -> str:
+    """Say which arms no other one beats in both numbers; it describes these runs and tests nothing."""
+    parts = []
+    for kept, title in KEPT.items():
+        known, x, y = _both(arms, kept)
+        if known:
+            names = ", ".join(known[i].name for i in front(x, y))
+            parts.append(f"{TASK[_task(arms)]} against {title}: {names} (of {len(known)})")
+    if not parts:
+        return "No arm has been measured in both numbers."
+    described = "This describes the runs; the verdict says what is beyond chance."
+    return f"Beaten by no other arm in both numbers: {'; '.join(parts)}. {described}"
+
+
+def table(arms: Sequence[Point]) -> list[tuple[str, list[float | None]]]:
+    """Return the means behind the figure: a row for each number, a cell for each arm."""
+    titles = {_task(arms): TASK[_task(arms)], **KEPT}
+    return [(title, [arm.numbers[key][0] for arm in arms]) for key, title in titles.items()]
