@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rift import similarity, statistics
+from rift import findings, similarity, statistics
 from rift.runs import Lab, Run
 from rift.snapshot import Arrays, Snapshot
 
@@ -79,16 +79,14 @@ def embeddings(lab: Lab, run: Run, name: str) -> tuple[Arrays, Arrays]:
 
 def mean_average_precision(lab: Lab, run: Run, metric: str) -> statistics.Statistic:
     """Return mean average precision as a function of the images kept; a finding that all or none show is left out of the mean."""
-    from sklearn.metrics import average_precision_score  # takes a second to import
-
     test = _arrays(run, _set_of(metric))
     truth, logits = np.asarray(test.labels) > 0, np.asarray(test.logits)
 
     def number(kept: np.ndarray) -> float:
-        judged = np.flatnonzero(truth[kept].any(0) & ~truth[kept].all(0))
+        judged = findings.both(truth[kept])
         if not len(judged):
             raise ValueError("no finding is there on some of the test images and not on others")
-        return float(np.mean([average_precision_score(truth[kept, j], logits[kept, j]) for j in judged]))
+        return float(findings.average_precision(truth[kept], logits[kept])[judged].mean())
 
     return number
 

@@ -24,6 +24,7 @@ METRICS = (
     ("seconds", "Time of the arm (s)", ""),
     ("step_milliseconds", "Time of a step (ms)", ""),
 )
+ABSENT = {"single_label": ("average_precision", "auroc"), "multi_label": ("balanced_accuracy",)}  # by task, not in the table
 
 
 def verdicts(document: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -77,9 +78,9 @@ def table(document: Mapping[str, Any], measures: Mapping[str, Mapping[str, Mappi
     counts = {"test": (test, "test images"), "natural": (natural, "natural images")}
     adapters = any(hasattr(catalog.module("methods", arm["method"]["name"]), "remove") for arm in document["arms"])
     rows = []
-    several = document["data"].get("task") == "multi_label"
+    absent = ABSENT[document["data"].get("task", "single_label")]
     for metric, name, kind in METRICS:
-        if (metric.startswith("removed_") and not adapters) or (metric in ("average_precision", "auroc") and not several):
+        if (metric.startswith("removed_") and not adapters) or metric in absent:
             continue
         whole = metric.removeprefix("removed_")  # an adapter's model without it stands beside the pretrained one
         before = document["pretrained"].get(whole)

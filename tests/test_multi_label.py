@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from sklearn.metrics import average_precision_score
 
-from rift import api, catalog, comparison, dataset, findings, jobs, overview, recipe, service, upload
+from rift import api, catalog, comparison, dataset, findings, jobs, overview, recipe, service, tradeoff, trials, tuning, upload
 from rift.config import Choice, Training
 from rift.diagnostics import accuracy, pca
 from rift.errors import DataError, SettingError
@@ -125,20 +125,17 @@ def image_set(labels: np.ndarray, groups: np.ndarray | None = None) -> dataset.I
 
 @pytest.mark.parametrize("grouped", [False, True])
 def test_every_part_has_each_finding_in_its_share_and_no_patient_is_on_two_sides(grouped):
-    random = np.random.default_rng(1)
-    labels = (random.random((400, 5)) < [0.5, 0.3, 0.1, 0.05, 0.03]).astype(int)
-    groups = np.repeat(np.arange(200), 2) if grouped else None
-    parts = dataset.split(image_set(labels, groups), 3)
-    sides = [parts.train, parts.validation, parts.test]
-    assert sorted(np.concatenate(sides)) == list(range(400))
-    if groups is not None:
-        assert not any(set(groups[a]) & set(groups[b]) for a, b in itertools.combinations(sides, 2))
-    for part, share in zip(sides, (0.6, 0.2, 0.2), strict=True):
-        wanted = share * labels.sum(0)
-        assert (labels[part].sum(0) >= 1).all() and (labels[part].sum(0) < len(part)).all()
-        # dealt at random, the counts would be off by more than this about every second time
-        assert (abs(labels[part].sum(0) - wanted) <= (3 if grouped else 1.5)).all(), (labels[part].sum(0), wanted)
-        assert abs(len(part) - share * 400) <= 12
+    for seed in range(4):
+        labels = (np.random.default_rng(seed).random((400, 5)) < [0.5, 0.3, 0.1, 0.05, 0.03]).astype(int)
+        groups = np.repeat(np.arange(200), 2) if grouped else None
+        parts = dataset.split(image_set(labels, groups), seed)
+        sides = [parts.train, parts.validation, parts.test]
+        assert sorted(np.concatenate(sides)) == list(range(400)) and [len(part) for part in sides] == [240, 80, 80]
+        if groups is not None:
+            assert not any(set(groups[a]) & set(groups[b]) for a, b in itertools.combinations(sides, 2))
+        for part, share in zip(sides, (0.6, 0.2, 0.2), strict=True):
+            counts, wanted = labels[part].sum(0), share * labels.sum(0)
+            assert (counts >= 1).all() and (abs(counts - wanted) < (1.5 if grouped else 1)).all(), (seed, counts, wanted)
 
 
 def test_a_finding_that_cannot_be_in_every_part_is_refused():
@@ -170,6 +167,18 @@ def test_what_does_not_fit_the_labels_is_refused_in_words():
         dataset.refuse_misfit(images, Choice(name="single_label"), Training())
     with pytest.raises(SettingError, match="balanced = True is not allowed"):
         dataset.refuse_misfit(images, Choice(name="multi_label"), Training(balanced=True))
+
+
+def test_a_strength_is_chosen_on_findings_by_their_mean_average_precision():
+    labels = np.random.default_rng(3).integers(0, 2, (40, 3)).astype(np.uint8)
+    folds = tuning.folds(labels, np.repeat(np.arange(20), 2), 0)
+    assert sorted(np.concatenate(folds)) == list(range(40)) and len(folds) == tuning.FOLDS
+    assert all(set(fold) == {i ^ j for i in fold for j in (0, 1)} for fold in folds), "a patient's two images stay together"
+    task, truth = catalog.door("tasks", "multi_label")(NAMES), torch.from_numpy(labels)
+    right = (2.0 * labels - 1).tolist()
+    path = tuning.Path((0.1, 1.0, 10.0), 1, 1)
+    found = trials._chosen(task, path, "strength", [right, right, (1 - 2.0 * labels).tolist()], truth)
+    assert found["chosen"] == 1.0 and [row["score"] for row in found["path"]][:2] == [1.0, 1.0] > [found["path"][2]["score"]]
 
 
 # --- the task and what is measured --------------------------------------------------------------------------------------------
@@ -210,10 +219,11 @@ def test_numbers_of_findings_are_as_counted_by_another_way():
     assert found["auroc"] == pytest.approx(np.mean([(one.mean() + 1) / 2 for one in pairs]), abs=1e-9)
     right = (scores >= 0.5) == truth
     assert found["accuracy"] == pytest.approx(right.mean())
-    halves = [(right[truth[:, j], j].mean() + right[~truth[:, j], j].mean()) / 2 for j in range(3)]
-    assert found["balanced_accuracy"] == pytest.approx(np.mean(halves))
+    assert found["recall"] == pytest.approx([right[truth[:, j], j].mean() for j in range(3)])
+    assert found["specificity"] == pytest.approx([right[~truth[:, j], j].mean() for j in range(3)])
+    assert found["balanced_accuracy"] is None and found["balanced_accuracy_reason"]
     assert found["predictions"].shape == found["labels"].shape == found["probabilities"].shape == (120, 3)
-    for name in ("average_precision", "accuracy", "balanced_accuracy", "auroc"):
+    for name in ("average_precision", "accuracy", "auroc"):
         assert 0 <= found[f"{name}_low"] < found[name] < found[f"{name}_high"] <= 1
     assert found["confusion"] is None and found["confusion_reason"]
     perfect = accuracy.measure(*model(0.0))
@@ -330,7 +340,11 @@ def test_a_comparison_of_findings_goes_the_whole_way(tmp_path, monkeypatch):
         epochs = [event for event in run.events() if event["event"] == "epoch"]
         assert 0 <= epochs[-1]["validation_average_precision"] <= 1
     metrics = {one["metric"]: one for one in document["differences"]}
-    assert metrics["accuracy"]["difference"] is not None and metrics["balanced_accuracy"]["difference_reason"]
+    assert set(metrics) == {"average_precision", "accuracy", "cka_debiased", "cka_natural_debiased", "natural_accuracy"}
+    for metric in ("average_precision", "accuracy"):
+        none, rift = (arm["mean"][metric] for arm in document["arms"])
+        assert metrics[metric]["difference"] == pytest.approx(rift - none, abs=1e-9)
+    assert tradeoff._task(tradeoff.points(document)) == "average_precision"
     rows = {row["name"]: row for row in overview.table(document, service.measures(lab, name))}
     assert (
         next(iter(rows)) == "Mean average precision (mAP)" and rows["AUROC, mean over findings"]["cells"][1]["mean"] is not None

@@ -81,8 +81,9 @@ def lab(tmp_path) -> Lab:
     return lab
 
 
-def test_arms_of_a_seed_train_on_the_same_few_images_and_nothing_else_changes(lab):
-    seen = {}
+def test_arms_of_a_seed_train_on_the_same_few_images_and_nothing_else_changes(lab, monkeypatch):
+    seen, even, balanced = {}, [], stratify.balanced
+    monkeypatch.setattr(stratify, "balanced", lambda labels, generator: even.append(len(labels)) or balanced(labels, generator))
     for name, seed in (("none", 0), ("rift", 0), ("none", 1)):
         one = Experiment(
             data=lab.medical.digest,
@@ -103,6 +104,7 @@ def test_arms_of_a_seed_train_on_the_same_few_images_and_nothing_else_changes(la
         assert (
             estimate.steps(one, estimate.sizes(lab.medical, lab.natural, dataset.parts(lab.medical, one.training, 0)).train) == 4
         )
+    assert set(even) == {6}, "every step's batch comes from a balanced epoch"
     assert seen["none", 0] == seen["rift", 0]
     assert len(seen["none", 0]["train"]) == 6 and seen["none", 0]["train"] != seen["none", 1]["train"]
     whole = dataset.split(lab.medical, 0)

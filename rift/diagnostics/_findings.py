@@ -38,7 +38,7 @@ def measure(arrays: Arrays, names: Sequence[str], images: str) -> Result:
         "labels": arrays.labels.astype(np.uint8),
         "probabilities": probabilities,
     }
-    for name in ("confusion", "confidence"):
+    for name in ("confusion", "confidence", "balanced_accuracy", "balanced_accuracy_low", "balanced_accuracy_high"):
         result |= {name: None, f"{name}_reason": "an image may show several findings"}
     if len(judged) < truth.shape[1]:
         absent = ", ".join(str(names[j]) for j in np.setdiff1d(np.arange(truth.shape[1]), judged)[:10])
@@ -52,10 +52,6 @@ def _means(truth: np.ndarray, probabilities: np.ndarray, named: np.ndarray, judg
     def accuracy(kept: np.ndarray) -> float:
         return float((named == truth)[kept].mean())
 
-    def balanced(kept: np.ndarray) -> float:
-        said, there = named[kept][:, judged], truth[kept][:, judged]
-        return float((_shares(said & there, there) + _shares(~said & ~there, ~there)).mean() / 2)
-
     def precision(kept: np.ndarray) -> float:
         return float(findings.average_precision(truth[kept][:, judged], probabilities[kept][:, judged]).mean())
 
@@ -63,7 +59,7 @@ def _means(truth: np.ndarray, probabilities: np.ndarray, named: np.ndarray, judg
         return float(findings.auroc(truth[kept][:, judged], probabilities[kept][:, judged]).mean())
 
     result = _number("accuracy", accuracy, len(truth))
-    for name, function in (("balanced_accuracy", balanced), ("average_precision", precision), ("auroc", area)):
+    for name, function in (("average_precision", precision), ("auroc", area)):
         if len(judged):
             result |= _number(name, function, len(truth))
             continue
@@ -75,14 +71,12 @@ def _means(truth: np.ndarray, probabilities: np.ndarray, named: np.ndarray, judg
 def _number(name: str, function: Callable[[np.ndarray], float], n: int) -> Result:
     """Return a number of all images and its interval, or why it has none: one group left out may hold all of a finding."""
     value = function(np.arange(n))
-    try:  # the delete-a-group jackknife, as of a difference to an arm that is always 0
+    if n > 1:
         each = leave_out(function, folds(n))
         found = paired_statistic_difference(each, np.zeros_like(each), n)
-    except ValueError as error:
-        return {name: value} | _without_interval(name, str(error))
-    if found.low is None or found.high is None or not np.isfinite([found.low, found.high]).all():
-        return {name: value} | _without_interval(name, "a finding has too few images for an interval")
-    return {name: value, f"{name}_low": max(0.0, found.low), f"{name}_high": min(1.0, found.high)}
+        if found.low is not None and found.high is not None and np.isfinite([found.low, found.high]).all():
+            return {name: value, f"{name}_low": max(0.0, found.low), f"{name}_high": min(1.0, found.high)}
+    return {name: value} | _without_interval(name, "there are too few images of a finding for an interval")
 
 
 def _without_interval(name: str, reason: str) -> Result:
@@ -127,7 +121,7 @@ def _points(plot: go.Figure, row: int, values: np.ndarray, name: str, marker: di
 
 
 def sentence(arms: Mapping[str, dict]) -> str:
-    """Say each arm's mAP with its interval, AUROC and balanced accuracy, and which findings are in no mean."""
+    """Say each arm's mAP with its interval, AUROC and accuracy, and which findings are in no mean."""
     first = next(iter(arms.values()))
     judged = int(np.isfinite(figures.numbers(first["finding_auroc"])).sum())
     missing = f" Left out of the means: {first['recall_reason']}." if first.get("recall_reason") else ""
@@ -140,6 +134,4 @@ def _said(one: Mapping) -> str:
         return f"cannot be computed, as {one['average_precision_reason']}"
     low, high = one.get("average_precision_low"), one.get("average_precision_high")
     interval = "" if low is None or high is None else f"95 % interval {low:.3f} to {high:.3f}; "
-    return (
-        f"{one['average_precision']:.3f} ({interval}AUROC {one['auroc']:.3f}, balanced accuracy {one['balanced_accuracy']:.3f})"
-    )
+    return f"{one['average_precision']:.3f} ({interval}AUROC {one['auroc']:.3f}, accuracy {one['accuracy']:.3f})"

@@ -6,8 +6,8 @@ probabilities. Intervals are 95 % Wilson intervals (Wilson 1927): they speak of 
 
 Where an image may show several findings, the headline is the mean average precision (mAP) over the findings that some test
 images show and some do not, from sigmoid probabilities; a finding is named where its probability is at least 0.5 (our choice).
-Accuracy is then the share of right answers over all images and findings, balanced accuracy the mean over findings of
-sensitivity and specificity; their intervals are from a jackknife over images.
+Accuracy is then the share of right answers over all images and findings. The intervals of these are from a jackknife over
+images. There is no balanced accuracy.
 """
 
 from __future__ import annotations
