@@ -7,19 +7,21 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import huggingface_hub as hub
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rift.errors import ModelError
 from rift.model import Backbone, NaturalHead
 from rift.vocabulary import class_rows
+
+if TYPE_CHECKING:
+    from timm.models.vision_transformer import VisionTransformer  # timm takes seconds, and a menu asks for settings only
 
 SECONDS = 5.0  # how long the hub may take to answer whether it has a file
 
@@ -79,6 +81,8 @@ def fill(vit: VisionTransformer, state: dict[str, Tensor], name: str) -> None:
 
     CLIP's keys are renamed to timm's. Raises `model.weights` as `match` does.
     """
+    from timm.models.vision_transformer import checkpoint_filter_fn
+
     try:
         renamed = checkpoint_filter_fn(state, vit)
     except (RuntimeError, ValueError, AssertionError, AttributeError, IndexError) as error:

@@ -12,7 +12,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import timm
 from pydantic import AfterValidator, Field
 
 from rift.backbones import _hub
@@ -68,11 +67,13 @@ def load(
     ] = "vit_tiny_patch16_224",
 ) -> Backbone:
     """Return the ViT of a local file; raises `model.weights` when the file is absent, not safetensors, or does not fit."""
+    import timm  # takes seconds, and a menu asks for settings only
+
     file = Path(_found(path))
     state, weights = _hub.read(file, file.name)
     tower, is_clip = f"{architecture}.{TAGS.get(architecture, '')}".rstrip("."), "_clip_" in architecture
     if is_clip and "text_projection" in state:
-        from rift.backbones import _clip  # its library takes seconds to import
+        from rift.backbones import _clip
 
         return _clip.build(tower, state, file.name, weights)
     head = state.get("head.weight")

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from rift.backbones import _clip, _hub
+from rift.backbones import _hub
 from rift.model import Backbone
 
 Model = Literal["base_32_openai", "base_16_openai", "large_14_openai", "base_32_laion2b", "base_16_datacomp", "large_14_datacomp"]
@@ -36,6 +36,8 @@ def load(
     ] = "pretrained",
 ) -> Backbone:
     """Return CLIP's image tower at 224 px; raises `model.offline` when its weights are not here and cannot be fetched."""
+    from rift.backbones import _clip  # its library takes seconds to import, and a menu asks for settings only
+
     tower, repository = MODELS[model]
     source = f"{FILE} of {repository}"
     state, weights = None, ""

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-import timm
 from pydantic import Field
 
 from rift.backbones import _hub
@@ -60,6 +59,8 @@ def load(
     ] = "pretrained",
 ) -> Backbone:
     """Return the ViT at 224 px; raises `model.offline` when its weights are not here and cannot be fetched."""
+    import timm  # takes seconds, and a menu asks for settings only
+
     cfg: Any = timm.get_pretrained_cfg(MODELS[model])
     source, weights = f"{FILE} of {cfg.hf_hub_id}", ""
     if init == "pretrained":  # before anything is built, so that a machine without the file hears of it at once
