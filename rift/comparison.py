@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rift import __version__, catalog, differences, statistics, verdict
-from rift.config import Choice, Experiment, Strength
+from rift.config import Choice, Experiment, Strength, Training
 from rift.dataset import ImageSet, Split
 from rift.runs import SCHEMA, Lab, Run
 from rift.snapshot import Snapshot
@@ -105,14 +105,14 @@ def of_runs(runs: Sequence[Run]) -> list[Arm]:
 def _named(triples: Sequence[tuple[Choice, Choice, Strength]]) -> list[Arm]:
     """Name each distinct arm: the regularizer, non-default options in brackets, the method in front where several run."""
     several_methods = len({method.model_dump_json() for method, _, _ in triples}) > 1
-    several_strengths = len({strength for _, one, strength in triples if one.name != "none"}) > 1
+    strengths = {kind: {strength for _, one, strength in triples if (one.name == "none") == kind} for kind in (True, False)}
     arms: dict[str, Arm] = {}
     for method, regularizer, strength in triples:
-        more = (
-            [f"strength={strength if isinstance(strength, str) else f'{strength:g}'}"]
-            if several_strengths and regularizer.name != "none"
-            else []
-        )
+        plain = regularizer.name == "none"
+        said = strength if isinstance(strength, str) else f"{strength:g}"
+        more = [] if len(strengths[plain]) == 1 else [f"strength={said}"]
+        if plain:  # its own has no weight to choose: "auto" is of its learning rate
+            more = ["learning_rate=auto"] if more and strength == "auto" else []
         name = _name("regularizers", regularizer, more)
         name = f"{_name('methods', method, [])} {name}" if several_methods else name
         arms.setdefault(name, Arm(name, method, regularizer, strength))
@@ -182,6 +182,26 @@ def _natural_warnings(natural: ImageSet, before: Snapshot) -> list[dict[str, str
             message = f"{label!r} is not scored: {why}."
             warnings.append({"file": label, "code": "natural.unknown", "message": message})
     return warnings
+
+
+def arms_like(lab: Lab, run: Run) -> list[dict[str, Any]]:
+    """Return `arms[]` of all finished runs of a lab that are of the same images, backbone and split as this one.
+
+    Where training settings differ, an arm's name says which.
+    """
+    asked, alike = run.experiment, {"data", "natural", "task", "backbone"}
+    groups: dict[str, list[Run]] = {}
+    for other in lab.runs():
+        one = other.experiment
+        same = one.model_dump(include=alike) == asked.model_dump(include=alike)
+        if same and one.training.split_seed == asked.training.split_seed and other.state == "done":
+            groups.setdefault(one.training.model_dump_json(), []).append(other)
+    found = []
+    for group in groups.values():
+        settings = [f"{key}={value}" for key, value in group[0].experiment.training if value != getattr(Training(), key)]
+        more = f" ({', '.join(settings)})" if len(groups) > 1 and settings else ""
+        found += [_arm(replace(arm, name=arm.name + more)) for arm in of_runs(group)]
+    return found
 
 
 def _arm(arm: Arm) -> dict[str, Any]:

@@ -179,25 +179,25 @@ def sections(measures: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Iterato
 
 
 def _tradeoff(document: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The arms against each other as a section; with two arms the verdict says all of it."""
+    """The trade-off of three arms or more; with two the verdict says all of it."""
+    return [tradeoff_section(document)] if len(document["arms"]) > 2 else []
+
+
+def tradeoff_section(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `arms[]` can do against what they kept, as one of `sections`."""
     arms = tradeoff.points(document)
-    if len(arms) < 3:
-        return []
     figure = tradeoff.figure(arms)
-    about = "What each arm can do against what it kept. Dotted: the arms that no other one beats in both."
-    return [
-        {
-            "name": "tradeoff",
-            "title": "Trade-off",
-            "summary": about,
-            "sentence": tradeoff.sentence(arms),
-            "figure": figure,
-            "height": figure.layout.height,
-            "min_width": (figure.layout.meta or {}).get("min_width", 0),
-            "arms": [arm.name for arm in arms],
-            "rows": tradeoff.table(arms),
-        }
-    ]
+    return {
+        "name": "tradeoff",
+        "title": "Trade-off",
+        "summary": "What each arm can do against what it kept. Dotted: the arms that no other one beats in both.",
+        "sentence": tradeoff.sentence(arms),
+        "figure": figure,
+        "height": figure.layout.height,
+        "min_width": (figure.layout.meta or {}).get("min_width", 0),
+        "arms": [arm.name for arm in arms],
+        "rows": tradeoff.table(arms),
+    }
 
 
 def _rows(results: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[Any]]]:

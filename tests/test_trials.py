@@ -179,3 +179,13 @@ def test_progress_and_estimate_count_the_trials(lab, monkeypatch):
     ]
     assert shares == sorted(shares) and shares[-1] == pytest.approx(0.95)
     assert estimate.share("training", {"event": "step", "step": 9, "steps": 9}) == pytest.approx(0.95)
+
+
+def test_all_runs_of_a_lab_on_the_same_images_are_arms_of_one_trade_off(lab, done):
+    executed(lab, experiment(lab, "none", 0.0))
+    executed(lab, experiment(lab, "rift", 1.0, epochs=2))
+    found = {arm["name"]: arm for arm in comparison.arms_like(lab, done["rift"])}
+    shared = "(epochs={}, batch_size=8, learning_rate=0.001, views=2)"
+    names = {"none[learning_rate=auto]", "none", "rift"}
+    assert set(found) == {f"{name} {shared.format(9)}" for name in names} | {f"rift {shared.format(2)}"}
+    assert found[f"none {shared.format(9)}"]["strength"] == 0 and len(found[f"rift {shared.format(2)}"]["runs"]) == 1

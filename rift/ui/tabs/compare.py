@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from rift import ask, catalog, figures, naming, overview, report, service
+from rift import ask, catalog, comparison, figures, naming, overview, report, service
 from rift.errors import UserError
 from rift.ui.state import App, Shown
 from rift.ui.widgets import PRIVATE, html, join, problem, told
@@ -31,6 +31,8 @@ def build(app: App) -> None:
             module = catalog.module("diagnostics", name)
             with gr.Tab(getattr(module, "TITLE", name.replace("_", " ").capitalize()), id=name, elem_id=f"tab-{name}"):
                 _diagnostic(app, name, module)
+        with gr.Tab("Trade-off", elem_id="tab-tradeoff"):
+            _tradeoff(app)
         with gr.Tab("Photos", elem_id="tab-photos"):
             photos = gr.HTML(elem_id="photos")
             app.show.append(([photos], lambda here: [_photos(app, here)]))
@@ -98,6 +100,27 @@ def _diagnostic(app: App, name: str, module: Any) -> None:
     app.show.append(([sentence, plot, data], render))
     if hasattr(module, "look"):
         _ask(app, name, module)
+
+
+def _tradeoff(app: App) -> None:
+    """Show all finished runs of the lab on these images, in whatever comparison they were trained."""
+    about = (
+        "All finished arms of this lab on the same images and backbone, in whatever comparison they were trained: what each can "
+        "do against what it kept. Dotted: the arms that no other one beats in both."
+    )
+    gr.HTML(html('<p class="rift about">{text}</p>', text=about))
+    sentence = gr.HTML(elem_id="tradeoff-sentence")
+    plot = gr.Plot(show_label=False, container=False, elem_id="figure-tradeoff", elem_classes=["wide"])
+    with gr.Accordion("Data", open=False):
+        data = gr.HTML()
+
+    def render(here: Shown) -> list[Any]:
+        first = next(run for arm in service.arms(here.lab, here.id) for run in arm.runs)
+        section = report.tradeoff_section({"arms": comparison.arms_like(here.lab, first)})
+        words = html('<p class="rift says">{text}</p>', text=section["sentence"])
+        return [words, section["figure"], html(MARK, part=report.part("data", section))]
+
+    app.show.append(([sentence, plot, data], render))
 
 
 def _ask(app: App, name: str, module: Any) -> None:
