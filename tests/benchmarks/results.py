@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rift import api, comparison, dataset, service
+from rift import api, comparison, dataset, following, service
 from rift.comparison import Arm
 from rift.runs import ENDED, Lab, Run, write_bytes, write_json
 from rift.service import Order
@@ -111,7 +111,7 @@ def train(lab: Lab, case: Case, data: Path, device: str, workers: int) -> None:
         names = {run.id: f"{case.title}: {arm.name}, seed {run.experiment.seed}" for arm in arms for run in arm.runs}
         runs |= {run.id: (run, names[run.id]) for run in service.runs(arms)}
     say = lambda text: print(text, file=sys.stderr, flush=True)  # noqa: E731
-    api.finish(lab, [run for run, _ in runs.values()], {id: name for id, (_, name) in runs.items()}, device, workers, say)
+    following.finish(lab, [run for run, _ in runs.values()], {id: name for id, (_, name) in runs.items()}, device, workers, say)
 
 
 def document(lab: Lab, case: Case, data: Path) -> dict[str, Any] | None:
@@ -120,12 +120,12 @@ def document(lab: Lab, case: Case, data: Path) -> dict[str, Any] | None:
     asked: dict[str, Run] = {}
     for order in orders(case, images.digest, natural.digest):
         for _, by_seed in service.experiments(order):
-            asked |= {one.id: lab.run(one.id) for one in by_seed if (lab.path(one.id)).exists()}
+            asked |= {one.id: lab.run(one.id) for one in by_seed if (lab.root / "runs" / one.id).exists()}
     ended = [run for run in asked.values() if run.state in ENDED]
     if not any(run.state == "done" for run in ended):
         return None
     arms: list[Arm] = comparison.of_runs(ended)
-    return comparison.document(lab, arms, images, natural, dataset.split(images, ended[0].experiment.training.split_seed))
+    return comparison.document(lab, arms, images, natural, dataset.parts(images, ended[0].experiment.training, 0))
 
 
 def check(stored: dict[str, Any], data: Path, weights: Path | None, count: int, device: str) -> int:
@@ -141,7 +141,7 @@ def check(stored: dict[str, Any], data: Path, weights: Path | None, count: int, 
                 one.id: one for o in orders(case, images.digest, natural.digest) for _, by in service.experiments(o) for one in by
             }
             again = lab.submit(found[run["run"]])
-            api.finish(lab, [again], {again.id: f"{name}: {arm['name']}"}, device, 1, lambda text: None)
+            following.finish(lab, [again], {again.id: f"{name}: {arm['name']}"}, device, 1, lambda text: None)
             numbers = (again.result() or {})["numbers"]
             gaps = {key: abs(numbers[key] - run[key]) for key in results_page.COLUMNS if run.get(key) is not None}
             same = max(gaps.values()) < 1e-6

@@ -148,7 +148,7 @@ def _table(name: str, case: Mapping[str, Any]) -> list[str]:
     lines = [
         f"## {name}: {case['title']}, {backbone['name']}",
         "",
-        f"Source {case['source']}. Training {counts['train']} (before about 200 are chosen), validation {counts['validation']}, "
+        f"Source {case['source']}. Training {counts['train']} (drawn anew for every seed), validation {counts['validation']}, "
         f"test {counts['test']} images. Weights `{backbone['weights'][:16]}`. Before finetuning: natural accuracy "
         f"{before['natural_accuracy']:.3f}, 5-nearest-neighbor accuracy {before['knn_accuracy']:.3f}.",
         "",
