@@ -177,7 +177,7 @@ def test_list_shows_each_menu_with_its_settings(menu, here):
 def test_verify_says_what_would_be_kept_and_stores_nothing(shared, tmp_path, here):
     done = here("verify", shared / "data" / "med_wbc_dataset2_5class.zip", "--json", cwd=tmp_path)
     document = json.loads(done.stdout)
-    assert {"schema", "name", "digest", "classes", "counts", "kept", "changed", "skipped", "warnings"} == set(document)
+    assert {"schema", "name", "digest", "classes", "counts", "kept", "changed", "skipped", "warnings", "task"} == set(document)
     assert document["kept"] == 100 and document["counts"]["basophil"] == 3 and not list(tmp_path.iterdir())
 
 
