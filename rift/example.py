@@ -33,6 +33,9 @@ def make(out: Path, say: Callable[[str], None] = print) -> None:
         lab = Lab(Path(folder) / "lab")
         api.compare(SAMPLE, Path(folder) / "out", lab=lab.root, training={"preset": "thorough"}, say=say)
         (name,) = service.comparisons(lab)
+        for run in service.runs(service.arms(lab, name)):
+            for diagnostic in filter(catalog.captures, catalog.names("diagnostics")):
+                api.measure(run.id, diagnostic, {}, lab=lab.root, say=say)
         service.result(lab, name)
         order, _ = service.order_of(lab, name)
         files = [*_of(lab.data / order.data, "manifest.json", "blobs.bin")]

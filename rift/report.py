@@ -145,7 +145,7 @@ def number(value: Any) -> str:
     if abs(value) >= 100:
         return f"{value:,.0f}"
     short = f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
-    return f"{value:.6f}".rstrip("0") if float(short).is_integer() else short
+    return f"{value:.6f}".rstrip("0") if abs(value) < 1 and float(short).is_integer() else short
 
 
 def _percent(share: float) -> str:

@@ -79,13 +79,24 @@ def figure(arms: Sequence[Point]) -> go.Figure:
         for kind in kinds:
             for method in dict.fromkeys(arm.method for arm in known if arm.regularizer == kind):
                 _marks(plot, [arm for arm in known if (arm.regularizer, arm.method) == (kind, method)], kept, kinds, column)
-        plot.update_xaxes(title_text=title, row=1, col=column)
-    plot.update_yaxes(title_text=TASK[_task(arms)], row=1, col=1)
+        plot.update_xaxes(title_text=title, range=_span(x), row=1, col=column)
+    every = [arm.numbers[_task(arms)][0] for arm in arms]
+    plot.update_yaxes(title_text=TASK[_task(arms)], range=_span([y for y in every if y is not None]), row=1, col=1)
     seen: set[str] = set()
     for trace in plot.data:
         trace.showlegend = trace.name not in seen
         seen.add(trace.name)
     return figures.style(plot, 420).update_layout(meta={"min_width": 620})
+
+
+def _span(values: Sequence[float]) -> list[float] | None:
+    """Return a range of at least a quarter of the whole around the values, so that a small gap does not look like a large one."""
+    if not values:
+        return None
+    low, high = min(values) - 0.04, max(values) + 0.04
+    more = max(0.0, 0.25 - (high - low)) / 2
+    low, high = low - more, high + more
+    return [low - max(0.0, high - 1.04), min(high, 1.04)]
 
 
 def _marks(plot: go.Figure, arms: Sequence[Point], kept: str, kinds: Sequence[str], column: int) -> None:
@@ -119,11 +130,11 @@ def sentence(arms: Sequence[Point]) -> str:
         known, x, y = _both(arms, kept)
         if known:
             names = ", ".join(known[i].name for i in front(x, y))
-            parts.append(f"{TASK[_task(arms)]} against {title}: {names} (of {len(known)})")
+            parts.append(f"{TASK[_task(arms)].capitalize()} and {title}: {names} (of {len(known)}).")
     if not parts:
         return "No arm has been measured in both numbers."
     described = "This describes the runs; the verdict says what is beyond chance."
-    return f"Beaten by no other arm in both numbers: {'; '.join(parts)}. {described}"
+    return f"No other arm is better in both. {' '.join(parts)} {described}"
 
 
 def table(arms: Sequence[Point]) -> list[tuple[str, list[float | None]]]:

@@ -89,7 +89,7 @@ def test_more_of_the_same_trains_only_what_is_new(two):
 def test_the_page_of_several_sets_shows_each_trade_off(two):
     page = (two[0] / "out" / "report.html").read_text()
     assert page.count('class="plot" style') == 2 and "<h2>left</h2>" in page and "<h2>right</h2>" in page
-    assert "Beaten by no other arm" in page and "http" not in page.split("<script>")[0]
+    assert "No other arm is better in both" in page and "http" not in page.split("<script>")[0]
     for name in ("left", "right"):
         assert (two[0] / "out" / name / "sweep.json").exists() and (two[0] / "out" / name / "report.html").exists()
 

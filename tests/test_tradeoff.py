@@ -54,7 +54,7 @@ def test_the_front_agrees_with_its_definition_on_random_points_and_follows_their
 
 def test_the_sentence_names_the_front_of_each_panel():
     text = tradeoff.sentence(points())
-    first, second = text.split(". This")[0].split(";")
+    first, second = text.split("Balanced")[1:]
     assert "none, rift[strength=0.1], rift[strength=10] (of 4)" in first and "rsc" not in first
     assert "none, rift[strength=0.1] (of 4)" in second and "strength=10" not in second
 

@@ -31,6 +31,10 @@ PAIRED = """
 <ul class="rift checks"><li>the same images, split alike</li><li>the same order and the same augmentations</li>
 <li>the same learning rate, epochs and seed</li><li>only the penalty differs</li></ul>
 """
+TUNED = """
+<ul class="rift checks"><li>the same images, split alike</li><li>the same order and the same augmentations</li>
+<li>the same epochs and seed</li><li>as many tries each: one arm for its strength, the other for its learning rate</li></ul>
+"""
 
 
 class Controls:
@@ -48,7 +52,8 @@ class Controls:
                 backbone = Menu("backbones", "embedded", "Pretrained backbone")
                 method = Menu("methods", "full", "Finetuning method")
                 both = gr.Checkbox(True, label="Train both arms: with the regularizer, and without", elem_id="both")
-                gr.HTML(PAIRED)
+                paired = gr.HTML(PAIRED)
+        auto.change(None, auto, paired, js=f"auto => [({json.dumps([PAIRED, TUNED])})[auto ? 1 : 0]]")
         with gr.Accordion("All training settings", open=False):
             seeds = gr.Number(1, precision=0, label="Seeds", info="every arm is trained once from each; 3 or more show chance")
             self.form = Form(Training)
