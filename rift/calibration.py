@@ -125,7 +125,10 @@ def _independent(half: np.ndarray, drawn: np.ndarray, count: int) -> int:
     From how the share of p-values below one half changes as one seed at a time is left out (jackknife): rare calls depend less
     on single seeds than that share does, so this errs on the low side.
     """
-    without = np.array([half[~(drawn == one).any(1)].mean() for one in range(count)])
+    spared = [~(drawn == one).any(1) for one in range(count)]
+    if not all(one.any() for one in spared):  # so few seeds that some are in every draw
+        return count // drawn.shape[1]
+    without = np.array([half[one].mean() for one in spared])
     variance = (count - 1) * float(without.var())
     worth = float(half.mean() * (1 - half.mean())) / variance if variance else 0.0
     return int(np.clip(worth, count // drawn.shape[1], len(drawn)))
