@@ -50,6 +50,7 @@ class App:
     device: str
     blocks: gr.Blocks
     memory: gr.BrowserState
+    mark: gr.Textbox  # its change is that of the memory
     tabs: gr.Tabs
     follow: list[tuple[list[Any], Callable[[Shown], list[Any]]]] = field(default_factory=list)
     show: list[tuple[list[Any], Callable[[Shown], list[Any]]]] = field(default_factory=list)
@@ -137,7 +138,7 @@ def connect(app: App) -> None:
     opened.then(look, inputs, moved, **PRIVATE)
     timer.tick(look, inputs, moved, concurrency_limit=None, **PRIVATE)
     ready.change(told(results), ready, app.outputs(app.show), concurrency_limit=None, **PRIVATE)
-    app.memory.change(look, inputs, moved, concurrency_limit=None, **PRIVATE)
+    app.mark.change(look, inputs, moved, concurrency_limit=None, **PRIVATE)
 
     def halt(memory: dict[str, str]) -> None:
         if (here := app.shown(memory)) is not None and here.home == "lab":

@@ -44,3 +44,12 @@ def test_the_example_fills_every_tab_with_nothing_uploaded(page, server):
     tab(page, "Learn")
     expect(page.get_by_role("heading", name="Is a difference real?")).to_be_visible()
     assert server.lab.runs() == [], "nothing was trained for it"
+
+
+def test_a_page_that_nobody_touches_asks_for_nothing(page):
+    all_loaded(page, "#data-summary img")
+    page.wait_for_timeout(3000)  # what comes with the opening
+    asked = []
+    page.on("request", lambda request: asked.append(request.post_data) if "/queue/join" in request.url else None)
+    page.wait_for_timeout(5000)
+    assert not asked

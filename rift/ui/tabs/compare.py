@@ -195,5 +195,5 @@ def _other(app: App) -> None:
         return gr.Dropdown([(label, key) for key, label in found], value=here.key if here else None)
 
     app.blocks.load(choices, app.memory, pick, **PRIVATE)
-    app.memory.change(choices, app.memory, pick, **PRIVATE)
+    app.mark.change(choices, app.memory, pick, **PRIVATE)
     pick.input(lambda key, memory: {**memory, "comparison": key}, [pick, app.memory], app.memory, **PRIVATE)

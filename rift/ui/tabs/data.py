@@ -65,7 +65,7 @@ def build(app: App) -> None:
     got_natural = [app.memory, natural_file, trouble]
     natural_file.upload(_reader(app, "natural"), [app.memory, small, natural_file], got_natural, **reading)
     take_natural.click(_taker(app, "natural", natural), [app.memory, *natural.inputs], got_natural, **reading)
-    app.memory.change(lambda memory: _summaries(app, memory), app.memory, [summary, natural_summary], **PRIVATE)
+    app.mark.change(lambda memory: _summaries(app, memory), app.memory, [summary, natural_summary], **PRIVATE)
     app.blocks.load(lambda memory: _summaries(app, memory), app.memory, [summary, natural_summary], **PRIVATE)
 
 

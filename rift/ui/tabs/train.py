@@ -125,7 +125,7 @@ def build(app: App) -> None:
     levels = json.dumps({name: controls.form.show(PRESETS[preset]) for name, preset in LEVELS.items()})
     controls.level.change(None, controls.level, controls.form.inputs, js=f"name => ({levels})[name]")
     app.blocks.load(preview, inputs, shown, **PRIVATE)
-    changes = [one.change for one in inputs]
+    changes = [app.mark.change, *(one.change for one in inputs if one is not app.memory)]
     gr.on(changes, preview, inputs, shown, trigger_mode="always_last", concurrency_limit=None, **PRIVATE)
     start.click(told(begin), inputs, [app.memory, app.tabs], concurrency_limit=None, **PRIVATE)
 
