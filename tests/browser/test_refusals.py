@@ -77,6 +77,7 @@ def test_a_wrong_setting_is_told_before_and_at_start(page, server):
     state(page, "Example")
 
 
+@pytest.mark.slow
 def test_cost_and_command_follow_every_setting(page):
     settings(page)
     page.get_by_role("button", name="The same on the command line").click()
