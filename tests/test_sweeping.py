@@ -80,7 +80,7 @@ def test_more_of_the_same_trains_only_what_is_new(two):
     root, sets, *_ = two
     lab = Lab(root / "out" / "lab")
     had = {run.id for run in lab.runs()}
-    swept(root, sets[:1], strengths=[0.1, 1.0, 10.0], lab=lab.root)
+    swept(root / "more", sets[:1], strengths=[0.1, 1.0, 10.0], lab=lab.root)
     new = [run.experiment for run in lab.runs() if run.id not in had]
     assert sorted((one.regularizer.name, one.strength) for one in new) == [("feature_l2", 10.0), ("rift", 10.0)]
 
@@ -88,8 +88,8 @@ def test_more_of_the_same_trains_only_what_is_new(two):
 @pytest.mark.slow
 def test_the_page_of_several_sets_shows_each_trade_off(two):
     page = (two[0] / "out" / "report.html").read_text()
-    assert page.count('class="plot" style') == 2 and "<h2>left</h2>" in page and "<h2>right</h2>" in page
-    assert "No other arm is better in both" in page and "http" not in page.split("<script>")[0]
+    assert page.count('<script type="application/json">') == 2 and "<h2>left</h2>" in page and "<h2>right</h2>" in page
+    assert "No other arm is better in both" in page and "://" not in page.split("<script>")[0]
     for name in ("left", "right"):
         assert (two[0] / "out" / name / "sweep.json").exists() and (two[0] / "out" / name / "report.html").exists()
 
