@@ -85,11 +85,7 @@ def _execute(run: Run, lab: Lab, device: torch.device) -> bool:
     run.append("stage", stage="evaluating")
     after = _snapshot(classifier, images, natural, parts, before)
     after.save(run.path / "snapshot.npz")
-    numbers = measures.measure_all(run, before, after)
-    test = after.sets["test"]
-    numbers["task_loss"] = float(task.loss(torch.from_numpy(test.logits), torch.from_numpy(test.labels)))
-    numbers["penalty"] = float(next(event for event in reversed(run.events()) if event["event"] == "step")["penalty"])
-    numbers["step_milliseconds"] = train.step_milliseconds(state)
+    numbers = _numbers(run, task, state, before, after)
     numbers["seconds"] = time.perf_counter() - began + (views.seconds if views.from_cache else 0.0)
     _write_predictions(run, after, task)
     _write_weights(run, classifier)
@@ -118,6 +114,15 @@ def _execute(run: Run, lab: Lab, device: torch.device) -> bool:
     for checkpoint in (run.path / "checkpoint").glob("*.pt"):
         checkpoint.unlink()
     return True
+
+
+def _numbers(run: Run, task: Task, state: train.State, before: Snapshot, after: Snapshot) -> dict[str, Any]:
+    """Return what every diagnostic of saved arrays measured, and what only the training knows."""
+    numbers, test = measures.measure_all(run, before, after), after.sets["test"]
+    numbers["task_loss"] = float(task.loss(torch.from_numpy(test.logits), torch.from_numpy(test.labels)))
+    numbers["penalty"] = float(next(event for event in reversed(run.events()) if event["event"] == "step")["penalty"])
+    numbers["step_milliseconds"] = train.step_milliseconds(state)
+    return numbers
 
 
 def _about_backbone(pretrained: Backbone) -> dict[str, Any]:
