@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,20 +79,21 @@ def train(backbone: Backbone, steps: int = 3) -> Classifier:
     return classifier.eval()
 
 
-def toy_lab(root: Path) -> Lab:
-    """A lab with two classes of drawn images, a few natural ones, and timm's toy ViT as a local file."""
+def stripes(names: Sequence[str], each: int, side: int, rng: np.random.Generator) -> Iterator[tuple]:
+    """Entries of drawn images, as `dataset.store` takes them: every name has stripes of its own width."""
+    for index, name in enumerate(names):
+        for i in range(each):
+            noise = rng.integers(0, 60, (side, side, 3))
+            noise[:, :: 2 + 3 * index] += 120
+            yield f"{name}-{i}", name, noise.astype(np.uint8), None, ""
+
+
+def toy_lab(root: Path, each: int = 10, natural: int = 3) -> Lab:
+    """A lab with two classes of stripes, natural ones of two words, and timm's toy ViT whose classifier is the natural head."""
     lab, rng = Lab(root), np.random.default_rng(0)
-
-    def pictures(names: list[str], each: int):
-        for index, name in enumerate(names):
-            for i in range(each):
-                noise = rng.integers(0, 60, (40, 40, 3))
-                noise[:, :: 2 + 3 * index] += 120
-                yield f"{name}-{i}", name, noise.astype(np.uint8), None, ""
-
-    lab.medical = dataset.store(pictures(["narrow", "wide"], 10), lab.data, name="stripes")
-    lab.natural = dataset.store(pictures(["dog", "cat"], 3), lab.data, name="two words")
+    lab.medical = dataset.store(stripes(["narrow", "wide"], each, 40, rng), lab.data, name="stripes")
+    lab.natural = dataset.store(stripes(["dog", "cat"], natural, 40, rng), lab.data, name="two words")
     torch.manual_seed(0)
     lab.weights = lab.root / "toy.safetensors"
-    save_file(timm.create_model("test_vit").state_dict(), lab.weights)  # its classifier is the natural head
+    save_file(timm.create_model("test_vit").state_dict(), lab.weights)
     return lab

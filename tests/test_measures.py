@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import timm
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from rift import api, captures, catalog, comparison, dataset, measures, overview, recipe, report, service, trained
 from rift.config import Choice, Experiment, Training
@@ -19,26 +18,12 @@ from rift.errors import DataError, RunError, SettingError
 from rift.model import to_float
 from rift.runs import Lab, Run
 from rift.snapshot import Snapshot
+from tests.methods_toys import toy_lab
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    """A lab with two classes of stripes, natural ones of two words, and timm's toy ViT whose classifier is the natural head."""
-    lab, rng = Lab(tmp_path_factory.mktemp("lab")), np.random.default_rng(0)
-
-    def pictures(names: list[str], each: int):
-        for index, name in enumerate(names):
-            for i in range(each):
-                noise = rng.integers(0, 60, (40, 40, 3))
-                noise[:, :: 2 + 3 * index] += 120
-                yield f"{name}-{i}", name, noise.astype(np.uint8), None, ""
-
-    lab.medical = dataset.store(pictures(["narrow", "wide"], 30), lab.data, name="stripes")
-    lab.natural = dataset.store(pictures(["dog", "cat"], 6), lab.data, name="two words")
-    torch.manual_seed(0)
-    lab.weights = lab.root / "toy.safetensors"
-    save_file(timm.create_model("test_vit").state_dict(), lab.weights)
-    return lab
+    return toy_lab(tmp_path_factory.mktemp("lab"), each=30, natural=6)
 
 
 def finished(lab: Lab, method: str, **options) -> Run:

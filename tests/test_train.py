@@ -17,6 +17,7 @@ from rift.config import Choice, Experiment, Training
 from rift.errors import RunError
 from rift.model import Classifier, NaturalHead, Task
 from rift.runs import Lab, Run
+from tests.methods_toys import stripes
 
 RANDOM = Choice(name="embedded", options={"init": "random"})
 QUICK = {"epochs": 2, "batch_size": 8, "views": 2}
@@ -27,15 +28,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     """A lab with two classes of drawn images and a small natural set, named in words that the vocabulary knows."""
     lab, rng = Lab(tmp_path_factory.mktemp("lab")), np.random.default_rng(0)
 
-    def pictures(names: list[str], each: int):
-        for index, name in enumerate(names):
-            for i in range(each):
-                noise = rng.integers(0, 60, (64, 64, 3))
-                noise[:, :: 2 + 3 * index] += 120
-                yield f"{name}-{i}", name, noise.astype(np.uint8), None, ""
-
-    lab.medical = dataset.store(pictures(["narrow", "wide"], 15), lab.data, name="stripes")
-    lab.natural = dataset.store(pictures(["dog", "cat", "ship"], 4), lab.data, name="three words")
+    lab.medical = dataset.store(stripes(["narrow", "wide"], 15, 64, rng), lab.data, name="stripes")
+    lab.natural = dataset.store(stripes(["dog", "cat", "ship"], 4, 64, rng), lab.data, name="three words")
     return lab
 
 
