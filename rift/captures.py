@@ -17,7 +17,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from rift.model import NaturalHead, to_float
+from rift.model import Classifier, NaturalHead, Task, to_float
 
 Arrays = dict[str, np.ndarray]
 
@@ -28,7 +28,7 @@ class Images:
 
     pixels: np.ndarray  # (n, s, s, 3) uint8 or uint16, as stored
     ids: np.ndarray  # (n,) str
-    labels: np.ndarray  # (n,) int64, index into classes, -1 unknown
+    labels: np.ndarray  # (n,) int64, index into classes, -1 unknown; of findings (n, k), 0 or 1
     classes: tuple[str, ...]
 
     def __len__(self) -> int:
@@ -39,6 +39,7 @@ class Images:
 class Data:
     """What `capture` has besides the models, which are its own copies, in eval mode and on `device`."""
 
+    train: Images  # without augmentation
     test: Images
     natural: Images
     natural_head: NaturalHead | None  # the pretrained model's rows for the natural classes, None where it has none
@@ -46,7 +47,10 @@ class Data:
     seed: int  # the run's; for every draw, from a generator of one's own
     device: torch.device
     batch_size: int = 64
-    say: Callable[[str], None] = lambda text: None  # progress, for people
+    task: Task | None = None  # the loss and the scores that the run was trained with
+    progress: Callable[[int, int, str], None] = lambda done, total, what: None  # for people; how much of all is left is told too
+    epochs: tuple[int, ...] = ()  # those whose weights the run kept
+    at_epoch: Callable[[int], Classifier] | None = None  # the model as it was after one of them, as a new object
 
     def batches(self, images: Images) -> Iterator[Tensor]:
         """Yield the images in order as float `(b, 3, s, s)` in [0, 1], on the device."""

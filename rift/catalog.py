@@ -96,9 +96,22 @@ def check(menu: str, choice: Choice) -> Choice:
 
     Raises `setting.unknown` for a name that does not exist, `setting.range` for a value that is not allowed.
     """
-    return Choice(
-        name=choice.name, options=validated(settings(menu, choice.name), choice.options, choice.name).model_dump(mode="json")
-    )
+    options = of_preset(choice) if menu == "diagnostics" else choice.options
+    return Choice(name=choice.name, options=validated(settings(menu, choice.name), options, choice.name).model_dump(mode="json"))
+
+
+def presets(diagnostic: str) -> dict[str, dict[str, Any]]:
+    """Return a diagnostic's named groups of settings; one that brings no `PRESETS` is as quick as it gets at its defaults."""
+    return {"quick": {}, "default": {}} | getattr(module("diagnostics", diagnostic), "PRESETS", {})
+
+
+def of_preset(choice: Choice) -> dict[str, Any]:
+    """Return a diagnostic's options with `preset`, where there is one, replaced by what it stands for; options beside it win."""
+    options = dict(choice.options)
+    known, preset = presets(choice.name), options.pop("preset", "default")
+    if preset not in known:
+        raise SettingError("setting.range", f"{choice.name} has no preset {preset!r}; there is {', '.join(known)}.")
+    return known[preset] | options
 
 
 def validated(model: type[Model], values: Mapping[str, Any], where: str) -> Model:

@@ -53,6 +53,10 @@ class Training(Settings):
     balanced: Annotated[
         bool, Field(exclude_if=lambda balanced: not balanced, description="draw every class equally often in an epoch")
     ] = False
+    keep: Annotated[
+        Literal["last", "epochs"],
+        Field(exclude_if=lambda keep: keep == "last", description="epochs: the weights after every epoch are kept too"),
+    ] = "last"
 
 
 PRESETS: dict[str, dict[str, Any]] = {

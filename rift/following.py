@@ -23,9 +23,10 @@ def finish(lab: Lab, runs: Sequence[Run], names: Mapping[str, str], device: str,
     try:
         while waiting:
             alive = any(process.poll() is None for process in processes)
+            states = {run.id: run.state for run in waiting}  # looked at first, so that the last word of each run is told
             for run in waiting:
                 told[run.id] = _tell(run, names[run.id], told[run.id], say)
-            waiting = [run for run in waiting if run.state not in ENDED]
+            waiting = [run for run in waiting if states[run.id] not in ENDED]
             if waiting and not alive:
                 raise RuntimeError(f"the worker ended with {processes[0].returncode}:\n{_tail(lab.root / 'worker.log')}")
             time.sleep(POLL_SECONDS)

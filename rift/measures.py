@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ from rift.runs import SCHEMA, Lab, Run, write_json
 from rift.snapshot import Snapshot
 
 Say = Callable[[str], None]
+SAY_SECONDS = 1.0
 REMOVED = ("natural_accuracy", "cka_debiased", "cka_natural_debiased")
 
 
@@ -57,9 +59,18 @@ def captured(lab: Lab, run: Run, diagnostic: Choice, *, device: torch.device, sa
 
     def compute(parts: Any) -> Any:
         pretrained, finetuned = copy.deepcopy(trained.pretrained(run)).to(device), trained.build(lab, run).to(device)
-        test, natural = _images(lab, run, pretrained.pixels)
-        head = pretrained.natural_head(natural.classes)
-        data = Data(test, natural, head, parts, run.experiment.seed, device, say=say)
+        images = _images(lab, run, pretrained.pixels)
+        data = Data(
+            *images,
+            natural_head=pretrained.natural_head(images[2].classes),
+            folder=parts,
+            seed=run.experiment.seed,
+            device=device,
+            task=catalog.door("tasks", run.experiment.task.name)(images[1].classes, **run.experiment.task.options),
+            progress=_progress(diagnostic.name, say),
+            epochs=trained.epochs(run),
+            at_epoch=lambda epoch: trained.build(lab, run, epoch).to(device),
+        )
         try:
             return catalog.module("diagnostics", diagnostic.name).capture(pretrained, finetuned, data, **ours)
         except torch.OutOfMemoryError as error:
@@ -75,14 +86,34 @@ def _settings(diagnostic: Choice) -> tuple[dict[str, Any], dict[str, Any]]:
     return ours, {key: value for key, value in diagnostic.options.items() if key not in names}
 
 
-def _images(lab: Lab, run: Run, size: int) -> tuple[Images, Images]:
-    """Return the test and the natural images of a run."""
+def _progress(name: str, say: Say) -> Callable[[int, int, str], None]:
+    """Return what tells people how far a capture is, now and then, and about how long it still takes."""
+    began: list[float] = []  # time and parts done when first told: parts kept from an earlier time took no time now
+    told = [0.0]
+
+    def progress(done: int, total: int, what: str) -> None:
+        now = time.monotonic()
+        if not began:
+            began.extend((now, done))
+        if now - told[0] < SAY_SECONDS and told[0]:
+            return
+        told[0] = now
+        fresh = done - began[1]
+        left = f", about {(now - began[0]) / fresh * (total - done):.0f} s left" if fresh > 0 else ""
+        say(f"{name}: {done} of {total} {what}{left}")
+
+    return progress
+
+
+def _images(lab: Lab, run: Run, size: int) -> tuple[Images, Images, Images]:
+    """Return the training, the test and the natural images of a run."""
     medical, natural = (dataset.load(lab.data / name) for name in (run.experiment.data, run.experiment.natural))
 
     def some(images: ImageSet, which: Any) -> Images:
         return Images(images.pixels(size)[which], images.ids[which], images.labels[which], images.classes)
 
-    return some(medical, dataset.split(medical, run.experiment.training.split_seed).test), some(natural, slice(None))
+    parts = dataset.parts(medical, run.experiment.training, run.experiment.seed)
+    return some(medical, parts.train), some(medical, parts.test), some(natural, slice(None))
 
 
 def without_adapter(before: Snapshot, after: Snapshot) -> dict[str, Any]:

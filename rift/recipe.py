@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import save as to_safetensors
 
-from rift import catalog, dataset, measures, reference, similarity, train, trials
+from rift import catalog, dataset, measures, reference, similarity, train, trained, trials
 from rift.config import Experiment, digest
 from rift.errors import RunError, UserError
 from rift.model import Backbone, Classifier, Task, fingerprint, trainable
@@ -88,8 +89,8 @@ def _execute(run: Run, lab: Lab, device: torch.device) -> bool:
     numbers = _numbers(run, task, state, before, after)
     numbers["seconds"] = time.perf_counter() - began + (views.seconds if views.from_cache else 0.0)
     _write_predictions(run, after, task)
-    _write_weights(run, classifier)
-    trained = trainable(classifier)
+    _write_weights(run.path / "weights.safetensors", run, state)
+    parameters = trainable(classifier)
     again = partial(_snapshot, classifier, images, natural, parts, before)
     numbers |= _adapter_removed(experiment.method.name, classifier.backbone, again, before)  # nothing after needs the model
     result = {
@@ -100,7 +101,7 @@ def _execute(run: Run, lab: Lab, device: torch.device) -> bool:
         "strength": strength,
         "learning_rate": training.learning_rate,
         "tuning": tuned,
-        "trainable_parameters": trained,
+        "trainable_parameters": parameters,
         "diverged": False,
         "before": before_name,
         "pretrained": reference.numbers(before),
@@ -147,6 +148,8 @@ def _train(run: Run, state: train.State, events: Any, **more: Any) -> bool:
     """Write events with `more`, checkpoints and, when asked to stop, what is done so far; returns False when stopped."""
     saved = time.perf_counter()
     for event in events:
+        if event.kind == "epoch" and run.experiment.training.keep == "epochs":
+            _write_weights(trained.epoch_path(run, event.values["epoch"]), run, state)
         run.append(event.kind, **event.values, **more)
         stop = run.stop_requested
         if stop or time.perf_counter() - saved > CHECKPOINT_SECONDS:
@@ -229,10 +232,12 @@ def _write_predictions(run: Run, after: Snapshot, task: Task) -> None:
     write_bytes(run.path / "predictions.csv", text.getvalue().encode())
 
 
-def _write_weights(run: Run, classifier: Classifier) -> None:
-    changed = {name for name, parameter in classifier.named_parameters() if parameter.requires_grad}
-    tensors = {name: value.cpu().contiguous() for name, value in classifier.state_dict().items() if name in changed}
-    write_bytes(run.path / "weights.safetensors", to_safetensors(tensors, metadata={"run": run.id, "format": "pt"}))
+def _write_weights(path: Path, run: Run, state: train.State) -> None:
+    """Write what the method trains, in whatever stage; the rest is the pretrained model's."""
+    chosen = {id(p) for group in state.optimizer.param_groups for p in group["params"]}
+    tensors = {name: p.detach().cpu().contiguous() for name, p in state.classifier.named_parameters() if id(p) in chosen}
+    path.parent.mkdir(exist_ok=True)
+    write_bytes(path, to_safetensors(tensors, metadata={"run": run.id, "format": "pt"}))
 
 
 def _views_key(experiment: Experiment, pretrained: Backbone, parts: dataset.Split) -> str:

@@ -37,14 +37,24 @@ def _finetuned(root: Path, name: str) -> Classifier:
     return build(lab, lab.run(name))
 
 
-def build(lab: Lab, run: Run) -> Classifier:
-    """Return what `finetuned` does as a new object, which the caller may move and change."""
+def build(lab: Lab, run: Run, epoch: int | None = None) -> Classifier:
+    """Return what `finetuned` does as a new object, which the caller may move and change; of a kept `epoch`, as it was then."""
     experiment, backbone = run.experiment, pretrained(run)
     images = dataset.load(lab.data / experiment.data)
     task = catalog.door("tasks", experiment.task.name)(images.classes, **experiment.task.options)
     classifier = Classifier(copy.deepcopy(backbone), task.head(backbone.width))
     catalog.door("methods", experiment.method.name)(classifier.backbone, **experiment.method.options)
-    state = load_file(run.path / "weights.safetensors")
+    state = load_file(run.path / "weights.safetensors" if epoch is None else epoch_path(run, epoch))
     unexpected = classifier.load_state_dict(state, strict=False).unexpected_keys
     assert not unexpected, f"{run.id} has weights that its method does not know: {unexpected[:3]}"
     return classifier.eval()
+
+
+def epochs(run: Run) -> tuple[int, ...]:
+    """Return the epochs whose weights a run kept (`keep="epochs"`), ascending."""
+    return tuple(sorted(int(path.stem) for path in (run.path / "epochs").glob("*.safetensors")))
+
+
+def epoch_path(run: Run, epoch: int) -> Path:
+    """Return where the weights after an epoch are kept."""
+    return run.path / "epochs" / f"{epoch:04d}.safetensors"

@@ -112,3 +112,18 @@ def test_an_error_accepts_only_codes_of_its_kind():
     with pytest.raises(ValueError, match="not a code of DataError"):
         DataError("run.disk", "…")
     assert str(DataError("data.image", "A sentence.")) == "A sentence."
+
+
+def test_a_diagnostics_preset_stands_for_settings_and_options_beside_it_win(monkeypatch):
+    from rift.diagnostics import interpolation
+
+    monkeypatch.setattr(interpolation, "PRESETS", {"quick": {"points": 3}}, raising=False)
+
+    def points(**options):
+        return catalog.check("diagnostics", Choice(name="interpolation", options=options)).options
+
+    assert points(preset="quick") == points(points=3) == {"points": 3} != points() == points(preset="default")
+    assert points(preset="quick", points="5") == {"points": 5}
+    with pytest.raises(SettingError, match="no preset 'slow'; there is quick, default"):
+        points(preset="slow")
+    assert catalog.check("diagnostics", Choice(name="drift", options={"preset": "quick"})).options == {}

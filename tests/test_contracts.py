@@ -136,7 +136,7 @@ def from_models(name: str, n: int, constant: bool, backbone: Backbone, folder: P
         return Images(pixels, np.array([f"{i:03}" for i in range(n)]), np.arange(n) % len(classes), tuple(classes))
 
     results = {}
-    test, natural = pictures("abc"), pictures("uvwxyz")
+    train, test, natural = pictures("abc"), pictures("abc"), pictures("uvwxyz")
     for arm in ("none", "rift"):
         finetuned = Classifier(copy.deepcopy(pretrained), torch.nn.Linear(pretrained.width, 3)).eval()
         with torch.no_grad():
@@ -144,7 +144,8 @@ def from_models(name: str, n: int, constant: bool, backbone: Backbone, folder: P
                 parameter += 0.03 * torch.randn_like(parameter)
         head = NaturalHead(natural.classes[:5], rows, unknown=natural.classes[5:])
         (folder / arm).mkdir()
-        data = Data(test, natural, head, folder / arm, seed=0, device=torch.device("cpu"))
+        task = catalog.door("tasks", "single_label")(test.classes)
+        data = Data(train, test, natural, head, folder / arm, seed=0, device=torch.device("cpu"), task=task)
         before = {key: value.clone() for key, value in [*pretrained.state_dict().items(), *finetuned.state_dict().items()]}
         arrays = catalog.module("diagnostics", name).capture(pretrained, finetuned, data)
         now = dict([*pretrained.state_dict().items(), *finetuned.state_dict().items()])

@@ -351,7 +351,7 @@ def test_the_command_says_the_sentence_and_prints_the_document(lab, full, monkey
 
 def test_pixels_of_other_depths_and_a_missing_head_are_carried(tmp_path):
     images = captures.Images(np.full((3, 4, 4, 3), 65535, np.uint16), np.array(["a", "b", "c"]), np.zeros(3, int), ("x",))
-    data = captures.Data(images, images, None, Path(tmp_path), seed=0, device=torch.device("cpu"), batch_size=2)
+    data = captures.Data(images, images, images, None, Path(tmp_path), seed=0, device=torch.device("cpu"), batch_size=2)
     assert [tuple(batch.shape) for batch in data.batches(images)] == [(2, 3, 4, 4), (1, 3, 4, 4)]
     assert float(next(data.batches(images)).max()) == 1
     assert list(interpolation._named(data, np.ones((3, 2), np.float32))) == [-1, -1, -1]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from rift import catalog, dataset, recipe, train
+from rift import catalog, dataset, recipe, train, trained
 from rift.config import Choice, Experiment, Training
 from rift.errors import RunError
 from rift.model import Classifier, NaturalHead, Task
@@ -248,3 +248,16 @@ def test_biases_norms_and_the_regularizers_own_map_do_not_decay(toy_backbone):
     assert sum(len(group["params"]) for group in groups) == len([*classifier.parameters(), *regularizer.parameters()])
     assert all(p.ndim > 1 for group in groups if group["weight_decay"] for p in group["params"])
     assert {id(p) for p in regularizer.parameters()} <= {id(p) for g in groups if not g["weight_decay"] for p in g["params"]}
+
+
+@pytest.mark.parametrize("method", ["lp_ft", "lora"])
+def test_weights_of_every_epoch_are_kept_when_asked_and_change_nothing_else(lab, tmp_path, method):
+    plain = run_fresh(lab, tmp_path, experiment(lab, method=method), "plain")
+    kept = run_fresh(lab, tmp_path, experiment(lab, method=method, keep="epochs"), "kept")
+    assert plain.id != kept.id and plain.experiment.pair_id == kept.experiment.pair_id and same(plain, kept)
+    assert trained.epochs(plain) == () and trained.epochs(kept) == (1, 2)
+    home = Lab(tmp_path / "kept")
+    pixels = torch.rand(3, 3, 64, 64)
+    with torch.inference_mode():
+        first, last = (trained.build(home, kept, epoch)(pixels)[1] for epoch in (1, 2))
+        assert torch.equal(last, trained.build(home, kept)(pixels)[1]) and not torch.equal(first, last)

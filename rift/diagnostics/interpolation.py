@@ -66,7 +66,7 @@ def capture(
 
     found = []
     for place, alpha in enumerate(alphas):
-        data.say(f"interpolation: point {place + 1} of {points}")
+        data.progress(place, points, "points on the line")
         found.append(data.part(f"point-{place}", lambda alpha=alpha: at(float(alpha))))  # type: ignore[misc]
     fixed = {"alphas": alphas, "labels": data.test.labels, "natural_labels": data.natural.labels, "scored": _scored(data)}
     classes = np.array(data.test.classes, dtype=np.str_)
