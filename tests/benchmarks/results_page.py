@@ -21,10 +21,12 @@ Made by `python -m tests.benchmarks.results --data DIR --weights FILE --lab DIR`
 reproduces a table of a paper: the images, the backbones and the budget are ours. **Not for clinical use.**
 
 Each arm is compared with `none` of the same method: the same images in the same order, the same seeds. About 200 training
-images, {epochs} epochs, strength 1 (`l2_sp` 1000, since weights move so much less than embeddings); nothing was tuned, for no
-arm. Natural numbers are of CIFAR-10's 1,000 test photos; *natural accuracy* asks the finetuned embeddings with the pretrained
+images, the default training settings, strength 1 (`l2_sp` 1000, since weights move so much less than embeddings); nothing
+was tuned, for no arm. Natural numbers are of CIFAR-10's 1,000 test photos; *natural accuracy* asks the finetuned embeddings with the pretrained
 model's own words. Numbers are means over seeds ± standard error. ▲ higher than `none`, ▼ lower, ≈ not distinguishable; Holm's
-correction holds over all verdicts of one table. {failed}
+correction holds over all verdicts of one table. With three seeds the intervals are wide (t has two degrees of freedom:
+4.3 standard errors), and with this many arms Holm's correction is hard to pass: ≈ says that these runs cannot tell, not that
+there is no difference. {failed}
 """
 
 
@@ -73,7 +75,6 @@ def render(stored: Mapping[str, Any]) -> str:
     failed = sum(run["balanced_accuracy"] is None for run in runs)
     text = HEAD.format(
         runs=len(runs) - failed,
-        epochs=10,
         failed=f"{failed} runs diverged or failed; they are in no mean." if failed else "No run diverged.",
     )
     rows = [(name, *found) for name, case in cases.items() for found in differences(case)]
@@ -149,11 +150,11 @@ def _table(name: str, case: Mapping[str, Any]) -> list[str]:
         f"## {name}: {case['title']}, {backbone['name']}",
         "",
         f"Source {case['source']}. Training {counts['train']} (drawn anew for every seed), validation {counts['validation']}, "
-        f"test {counts['test']} images. Weights `{backbone['weights'][:16]}`. Before finetuning: natural accuracy "
+        f"test {counts['test']} images. Threads {case['environment']['threads']}, {case['environment']['device']}. Before finetuning: natural accuracy "
         f"{before['natural_accuracy']:.3f}, 5-nearest-neighbor accuracy {before['knn_accuracy']:.3f}.",
         "",
-        "| method | penalty | trained | seeds | " + " | ".join(COLUMNS.values()) + " |",
-        "| --- | --- | --- | --- |" + " --- |" * len(COLUMNS),
+        "| weights | method | penalty | trained | seeds | " + " | ".join(COLUMNS.values()) + " |",
+        "| --- | --- | --- | --- | --- |" + " --- |" * len(COLUMNS),
     ]
     order = list(dict.fromkeys(arm["method"]["name"] for arm in case["arms"]))
     for arm in sorted(case["arms"], key=lambda arm: order.index(arm["method"]["name"])):
@@ -163,7 +164,8 @@ def _table(name: str, case: Mapping[str, Any]) -> list[str]:
         ]
         known = sum(run["balanced_accuracy"] is not None for run in arm["runs"])
         lines.append(
-            f"| {arm['method']['name']} | {penalty(arm)} | {arm['trainable_parameters'] or 0:,} | {known} | {' | '.join(cells)} |"
+            f"| `{backbone['weights'][:8]}` | {arm['method']['name']} | {penalty(arm)} | {arm['trainable_parameters'] or 0:,} "
+            f"| {known} | {' | '.join(cells)} |"
         )
     return lines
 
