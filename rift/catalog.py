@@ -30,6 +30,7 @@ DOORS = {
     "diagnostics": "measure",
     "natural": "load",
     "samples": "load",
+    "toys": "run",
 }
 _ROOT = Path(__file__).parent
 Model = typing.TypeVar("Model", bound=pydantic.BaseModel)

@@ -9,10 +9,11 @@ from typing import Any
 import gradio as gr
 from markupsafe import Markup
 
-from rift import example, overview, report
+from rift import catalog, example, overview, report
 from rift.backbones import embedded
+from rift.config import Choice
 from rift.ui.state import App
-from rift.ui.widgets import html, join
+from rift.ui.widgets import PRIVATE, html, join
 
 TITLE, ORDER = "5 Learn", 5
 CARDS = (
@@ -83,8 +84,32 @@ def build(app: App) -> None:
     """Fill the tab with cards, and with what was measured on real sets; nothing in it depends on a run."""
     cards = [{"title": title, "text": text} for title, text in CARDS]
     gr.HTML(html('<div class="rift cards">{cards}</div>', cards=join("<section><h3>{title}</h3><p>{text}</p></section>", cards)))
+    gr.HTML('<div class="rift"><h2>Try it</h2><p class="about">Small models that run in this page; move the slider.</p></div>')
+    for name in catalog.names("toys"):
+        _toy(name)
     gr.HTML(_measured())
     gr.HTML(LIMITS)
+
+
+def _toy(name: str) -> None:
+    """A toy with its three sentences, one slider for its one setting, its figure and what the figure says; run when opened."""
+    toy = catalog.module("toys", name)
+    ((key, field),) = catalog.settings("toys", name).model_fields.items()
+    low, high = (next(getattr(bound, end) for bound in field.metadata if hasattr(bound, end)) for end in ("ge", "le"))
+    with gr.Accordion(toy.TITLE, open=False, elem_id=f"toy-{name}") as box:
+        gr.HTML(html('<p class="rift about">{text}</p>', text=catalog.summary("toys", name)))
+        slider = gr.Slider(low, high, field.default, step=(high - low) / 36, label=str(field.description).capitalize())
+        says = gr.HTML()
+        plot = gr.Plot(show_label=False, container=False)
+
+    def run(value: float) -> tuple[Any, Any]:
+        found = toy.run(**catalog.check("toys", Choice(name=name, options={key: value})).options)
+        drawn = toy.figure(found)
+        wide = ["wide"] if (drawn.layout.meta or {}).get("min_width") else []
+        return html('<p class="rift says">{text}</p>', text=toy.sentence(found)), gr.Plot(drawn, elem_classes=wide)
+
+    box.expand(run, slider, [says, plot], **PRIVATE)
+    gr.on([slider.release, slider.change], run, slider, [says, plot], **PRIVATE, trigger_mode="always_last")
 
 
 def _measured() -> Any:

@@ -1,0 +1,1 @@
+"""Menu: each file is one choice."""
