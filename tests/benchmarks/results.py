@@ -134,7 +134,9 @@ def check(stored: dict[str, Any], data: Path, weights: Path | None, count: int, 
     rows = [(name, arm, run) for name, one in stored["cases"].items() for arm in one["arms"] for run in arm["runs"]]
     wrong = 0
     threads = {one["environment"]["threads"] for one in stored["cases"].values()}
-    os.environ["OMP_NUM_THREADS"] = str(min(threads))  # another number of threads sums in another order, and training amplifies it
+    os.environ["OMP_NUM_THREADS"] = str(
+        min(threads)
+    )  # another number of threads sums in another order, and training amplifies it
     with tempfile.TemporaryDirectory() as folder:
         lab = Lab(Path(folder))
         for name, arm, run in random.Random(0).sample(rows, count):
