@@ -84,7 +84,7 @@ def figure(found: Mapping[str, Any]) -> go.Figure:
         )
     plot.update_xaxes(visible=False, constrain="domain")
     plot.update_yaxes(visible=False, autorange="reversed", scaleanchor="x", constrain="domain")
-    return figures.style(plot, 400).update_layout(margin={"l": 8, "r": 8, "t": 16, "b": 8})
+    return figures.style(plot, 320).update_layout(margin={"l": 8, "r": 8, "t": 16, "b": 8})
 
 
 def sentence(found: Mapping[str, Any]) -> str:

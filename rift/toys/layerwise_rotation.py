@@ -87,7 +87,7 @@ def _compare(kind: str, amount: float) -> Turned:
 
 
 def run(
-    *, amount: Annotated[float, Field(ge=0, le=1, description="how far every layer is turned; 1: as bad as it gets")] = 0.5
+    *, amount: Annotated[float, Field(ge=0, le=1, description="how far layers are turned")] = 0.5
 ) -> dict[str, Any]:
     """Return for both nets debiased CKA after each layer `(depth,)` and the stretch relative to the net as it was.
 
