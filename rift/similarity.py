@@ -47,7 +47,7 @@ def shuffled_cka(x: ArrayLike, y: ArrayLike, *, debiased: bool = True, shuffles:
     scale = _scale(one, two, debiased=debiased)
     hsic, random = _hsic1 if debiased else _inner, np.random.default_rng(seed)
     one, two = one.astype(np.float32), two.astype(np.float32)
-    return np.array([hsic(one, two[random.permutation(len(two))]) for _ in range(shuffles)]) / scale
+    return np.array([hsic(one, two[random.permutation(len(two))]) for _ in range(shuffles)], np.float64) / scale
 
 
 def procrustes(x: ArrayLike, y: ArrayLike) -> float:

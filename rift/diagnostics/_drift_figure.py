@@ -43,9 +43,10 @@ def figure(results: Mapping[str, dict]) -> go.Figure:
     named = {"tickvals": ticks, "ticktext": [*map(str, ticks[:-1]), "emb."]}
     plot.update_xaxes(title_text="layer (emb.: the embedding)", **named, row=1, col=1)
     plot.update_yaxes(title_text="debiased CKA", range=[-0.05, 1.03], row=1, col=1)
+    plot.update_annotations(font_size=13)
     figures.style(plot, sum(heights) + 96)
     if maps:
-        scale = {"len": MAP / sum(heights), "y": plot.layout.yaxis2.domain[1], "yanchor": "top", "thickness": 10}
+        scale = {"len": MAP / sum(heights), "y": plot.layout.yaxis2.domain[1], "yanchor": "top", "thickness": 10, "ypad": 0}
         plot.update_layout(
             coloraxis={"colorscale": figures.SEQUENTIAL, "cmin": 0, "cmax": 1, "colorbar": scale}, meta={"min_width": 640}
         )
@@ -96,12 +97,12 @@ def _curves(plot: go.Figure, arms: Mapping[str, dict], names: list[str]) -> int:
 def _maps(arms: Mapping[str, dict]) -> list[tuple[str, str, np.ndarray]]:
     """Return title, name of the columns and values of each heat map, the pretrained model with itself first."""
     found = [
-        (f"with {figures.text(arm)}", "finetuned", figures.numbers(one["cka_layer_pairs"]))
+        (f"pretrained × {figures.text(arm)}", "finetuned", figures.numbers(one["cka_layer_pairs"]))
         for arm, one in arms.items()
         if one.get("cka_layer_pairs") is not None
     ]
     own = next((one["cka_layer_pairs_pretrained"] for one in arms.values() if one.get("cka_layer_pairs") is not None), None)
-    return [] if own is None else [("with itself, the reference", "pretrained", figures.numbers(own)), *found]
+    return [] if own is None else [("pretrained × itself", "pretrained", figures.numbers(own)), *found]
 
 
 def _map(plot: go.Figure, values: np.ndarray, name: str, *, row: int, col: int) -> None:
@@ -111,14 +112,16 @@ def _map(plot: go.Figure, values: np.ndarray, name: str, *, row: int, col: int) 
         y=layers,
         z=values,
         coloraxis="coloraxis",
+        xgap=1,
+        ygap=1,
         texttemplate="%{z:.2f}" if len(values) <= MOST_WRITTEN else None,
         hovertemplate=f"pretrained layer %{{y}}, {name} layer %{{x}}: %{{z:.3f}}<extra></extra>",
         row=row,
         col=col,
     )
     ticks = layers if len(layers) <= 2 * MOST_WRITTEN + 1 else layers[:: len(layers) // MOST_WRITTEN]
-    plot.update_xaxes(title_text=f"{name} layer", tickvals=ticks, row=row, col=col)
-    plot.update_yaxes(title_text="pretrained layer" if col == 1 else None, tickvals=ticks, row=row, col=col)
+    plot.update_xaxes(title_text=f"{name} layer", tickvals=ticks, showgrid=False, row=row, col=col)
+    plot.update_yaxes(title_text="pretrained layer" if col == 1 else None, tickvals=ticks, showgrid=False, row=row, col=col)
 
 
 def or_nan(value: float | None) -> float:
