@@ -1,12 +1,14 @@
 """How alike two sets of embeddings of the same images are; pure numpy in float64 on arrays `(n, d)`, rows are images.
 
 Every measure raises ValueError, never returns nan, where it is undefined: unequal numbers of images, too few images,
-non-finite values, or features that do not vary. All centre the features first, so a shift of the mean changes none of them.
+non-finite values, or features that do not vary. All but `cosine` centre the features first, so a shift of the mean changes
+none of them. CKA of many layers with many is in `layers.py`.
 
 | measure                    | rotation | scale     | mean shift | which image is which |
 | -------------------------- | -------- | --------- | ---------- | -------------------- |
 | cka, debiased_cka          | ignores  | ignores   | ignores    | matters              |
-| procrustes, mutual_knn     | ignores  | ignores   | ignores    | matters              |
+| procrustes                 | ignores  | ignores   | ignores    | matters              |
+| mutual_knn, cknna          | ignores  | ignores   | ignores    | matters              |
 | cosine with the pretrained | sees     | ignores   | sees       | matters              |
 | RIFT with Q = I            | sees     | sees      | ignores    | does not matter      |
 """
@@ -35,14 +37,17 @@ def debiased_cka(x: ArrayLike, y: ArrayLike) -> float:
     return _cka(*_pair(x, y), debiased=True)
 
 
-def layer_cka(xs: ArrayLike, ys: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Return the biased and the debiased CKA, each `(l,)`, of every layer of activations `(l, n, d)` and `(l, n, e)`."""
-    before, after = np.asarray(xs), np.asarray(ys)
-    if before.ndim != 3 or after.ndim != 3 or before.shape[:2] != after.shape[:2]:
-        raise ValueError(f"layers need two arrays (l, n, d) with the same l and n, not {before.shape} and {after.shape}")
-    pairs = [_pair(x, y) for x, y in zip(before, after, strict=True)]
-    biased, debiased = ([_cka(x, y, debiased=way) for x, y in pairs] for way in (False, True))
-    return np.array(biased), np.array(debiased)
+def shuffled_cka(x: ArrayLike, y: ArrayLike, *, debiased: bool = True, shuffles: int = 100, seed: int = 0) -> np.ndarray:
+    """Return the CKA `(shuffles,)` of `(n, d)` and `(n, e)` when it is shuffled, each time anew, which image is which.
+
+    It is what features of these spectra show with nothing in common: their floor. Products are of single precision, which moves
+    a floor by less than 1e-4. ValueError where the CKA is undefined.
+    """
+    one, two = (a / np.linalg.norm(a) for a in map(_narrow, _pair(x, y)))
+    scale = _scale(one, two, debiased=debiased)
+    hsic, random = _hsic1 if debiased else _inner, np.random.default_rng(seed)
+    one, two = one.astype(np.float32), two.astype(np.float32)
+    return np.array([hsic(one, two[random.permutation(len(two))]) for _ in range(shuffles)], np.float64) / scale
 
 
 def procrustes(x: ArrayLike, y: ArrayLike) -> float:
@@ -68,6 +73,48 @@ def mutual_knn(x: ArrayLike, y: ArrayLike, k: int = 10) -> float:
         raise ValueError(f"k = {k} neighbors need 1 <= k < n, and there are n = {len(x)} images")
     near = [NearestNeighbors(n_neighbors=k, algorithm="brute").fit(a).kneighbors(return_distance=False) for a in (x, y)]
     return float(np.mean([len(np.intersect1d(a, b)) for a, b in zip(*near, strict=True)]) / k)
+
+
+def cknna(x: ArrayLike, y: ArrayLike, k: int = 10) -> float:
+    """Return the debiased CKA of `(n, d)` and `(n, e)` that counts near neighbors only, about in [-1, 1] (Huh 2024, Section B).
+
+    Kernels are inner products of unit rows. Of both, only those entries count where j is among the k nearest others of i in x
+    and in y; HSIC_1 (Song 2012, Eq. 5) of the masked kernels stands in for HSIC, as in the authors' code. The joint mask is not
+    symmetric, so swapping x and y moves it a little. Centering before the rows get unit length is our choice: it ignores a
+    mean shift. At k = n - 1 it is the debiased CKA of the unit rows. ValueError unless 2 <= k < n, and for fewer than 4 images.
+    """
+    x, y = _pair(x, y)
+    n = len(x)
+    if n < 4 or not 2 <= k < n:
+        raise ValueError(f"CKNNA with k = {k} neighbors needs 2 <= k < n and at least 4 images, and there are n = {n}")
+    kernels = [unit @ unit.T for unit in (a / np.maximum(np.linalg.norm(a, axis=1, keepdims=True), 1e-12) for a in (x, y))]
+    masks = [_nearest(kernel, k) for kernel in kernels]
+
+    def aligned(a: int, b: int) -> float:
+        joint = masks[a] & masks[b]
+        one, two = kernels[a] * joint, kernels[b] * joint
+        return float(np.vdot(one, two.T) + one.sum() * two.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * (one.sum(0) @ two.sum(1)))
+
+    own = aligned(0, 0), aligned(1, 1)
+    if min(own) <= 1e-12:
+        raise ValueError(f"CKNNA is undefined: among {n} images the {k} nearest neighbors show no structure")
+    return aligned(0, 1) / float(np.sqrt(own[0] * own[1]))
+
+
+def cosine(x: ArrayLike, y: ArrayLike) -> np.ndarray:
+    """Return the cosine `(n,)` in [-1, 1] of each image's rows of `(n, d)` and `(n, d)`: 1 where it kept its direction.
+
+    ValueError unless both are of one shape, finite, and without a row of zeros.
+    """
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    if x.shape != y.shape or x.ndim != 2 or not x.size:
+        raise ValueError(f"a cosine needs two arrays (n, d) of one shape, not {x.shape} and {y.shape}")
+    sizes = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
+    if not np.isfinite(sizes).all():
+        raise ValueError("features hold values that are not finite")
+    if not sizes.all():
+        raise ValueError(f"the cosine of {int((sizes == 0).sum())} of {len(x)} images is undefined: their features are all 0")
+    return np.clip((x * y).sum(1) / sizes, -1.0, 1.0)
 
 
 def rotation(x: ArrayLike, y: ArrayLike) -> np.ndarray:
@@ -149,7 +196,7 @@ def pca(x: ArrayLike, k: int = 2) -> Pca:
 
     ValueError unless 1 <= k <= min(n - 1, d).
     """
-    centred = _centred(x)
+    centred = centered(x)
     n, d = centred.shape
     if not 1 <= k <= min(n - 1, d):
         raise ValueError(f"k = {k} axes need 1 <= k <= {min(n - 1, d)} with {n} images of {d} features")
@@ -161,14 +208,19 @@ def pca(x: ArrayLike, k: int = 2) -> Pca:
 
 
 def _cka(x: np.ndarray, y: np.ndarray, *, debiased: bool) -> float:
+    scale = _scale(x, y, debiased=debiased)
+    return float((_hsic1 if debiased else _inner)(x, y) / scale)
+
+
+def _scale(x: np.ndarray, y: np.ndarray, *, debiased: bool) -> float:
+    """Return what CKA divides by: the geometric mean of both self-terms."""
     if debiased and len(x) < 4:
         raise ValueError(f"debiased CKA needs at least 4 images, not {len(x)}")
-    hsic = _hsic1 if debiased else _inner
-    xx, yy = hsic(x, x), hsic(y, y)
-    for self_term, a in ((xx, x), (yy, y)):
+    own = [(_hsic1 if debiased else _inner)(a, a) for a in (x, y)]
+    for self_term, a in zip(own, (x, y), strict=True):
         if self_term <= 1e-12 * _inner(a, a):
             raise ValueError(f"debiased CKA is undefined: each of the {len(a)} images lies in a direction of its own")
-    return float(hsic(x, y) / np.sqrt(xx * yy))
+    return float(np.sqrt(own[0] * own[1]))
 
 
 def _hsic1(x: np.ndarray, y: np.ndarray) -> float:
@@ -185,6 +237,15 @@ def _inner(x: np.ndarray, y: np.ndarray) -> float:
     if len(x) < min(x.shape[1], y.shape[1]):
         return float(np.vdot(x @ x.T, y @ y.T))
     return float(np.square(x.T @ y).sum())
+
+
+def _nearest(kernel: np.ndarray, k: int) -> np.ndarray:
+    """Return a mask `(n, n)`: True for the k other images with the largest entries of each row."""
+    others = kernel.copy()
+    np.fill_diagonal(others, -np.inf)
+    mask = np.zeros(kernel.shape, bool)
+    np.put_along_axis(mask, np.argpartition(-others, k - 1, axis=1)[:, :k], True, axis=1)
+    return mask
 
 
 def _narrow(x: np.ndarray) -> np.ndarray:
@@ -205,23 +266,24 @@ def _polar(matrix: np.ndarray) -> np.ndarray:
 
 
 def _pair(x: ArrayLike, y: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    x, y = _centred(x), _centred(y)
+    x, y = centered(x), centered(y)
     if len(x) != len(y):
         raise ValueError(f"both arrays must hold the same images, but one has {len(x)} rows and the other {len(y)}")
     return x, y
 
 
-def _centred(x: ArrayLike) -> np.ndarray:
-    """Return float64 features minus their mean; refuse what no similarity is defined for."""
+def centered(x: ArrayLike) -> np.ndarray:
+    """Return features `(n, d)` minus their mean as float64; ValueError for what no similarity is defined for."""
     given = np.asarray(x)
     if given.ndim != 2 or len(given) < 2:
         raise ValueError(f"features must be an array (n, d) with at least 2 images, not {given.shape}")
     wide = given.astype(np.float64)
-    if not np.isfinite(wide).all():
+    size = np.linalg.norm(wide)
+    if not np.isfinite(size) and not np.isfinite(wide).all():
         raise ValueError("features hold values that are not finite")
-    shifted = wide - wide[0]  # exactly 0 where constant, which the mean's rounding would hide
-    centred = shifted - shifted.mean(0)
+    wide -= wide[0].copy()  # exactly 0 where constant, which the mean's rounding would hide
+    wide -= wide.mean(0)
     rounding = np.finfo(given.dtype).eps if given.dtype.kind == "f" else np.finfo(np.float64).eps
-    if np.linalg.norm(centred) <= 4 * rounding * np.linalg.norm(wide):
+    if np.linalg.norm(wide) <= 4 * rounding * size:
         raise ValueError(f"features are constant: all {len(given)} images have the same {given.shape[1]} values up to rounding")
-    return centred
+    return wide

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = (
     "errors config",
     "catalog archive images model similarity statistics figures vocabulary runs findings stratify",
-    "review table snapshot views captures verdict",
+    "review table snapshot views captures verdict layers",
     "dataset labeled differences",
     "upload backbones tasks methods regularizers natural samples trained",
     "train diagnostics toys pretrain measures tradeoff tuning overview",

@@ -18,7 +18,6 @@ from rift.similarity import (
     class_means,
     debiased_cka,
     halves,
-    layer_cka,
     mutual_knn,
     pca,
     procrustes,
@@ -130,17 +129,6 @@ def test_float32_gives_the_same_number(measure: Callable) -> None:
 def test_a_large_common_mean_costs_no_accuracy(measure: Callable) -> None:
     x, y = related(50, 12)
     assert measure(x + 1e6, y - 1e6) == pytest.approx(measure(x, y), abs=1e-7)
-
-
-def test_layers_are_those_of_the_single_measures() -> None:
-    pairs = [related(30, 9, noise, seed=2) for noise in (0.1, 1, 5)]
-    xs, ys = (np.stack(side) for side in zip(*pairs, strict=True))
-    biased, debiased = layer_cka(xs, ys)
-    np.testing.assert_allclose(biased, [cka(*pair) for pair in pairs])
-    np.testing.assert_allclose(debiased, [debiased_cka(*pair) for pair in pairs])
-    assert (np.diff(debiased) < 0).all()
-    with pytest.raises(ValueError, match="same l and n"):
-        layer_cka(xs, ys[:2])
 
 
 def test_mutual_knn_by_brute_force() -> None:

@@ -1,0 +1,92 @@
+"""CKA of every layer of one model with every layer of another, in few matrix products."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from rift.similarity import centered
+
+BLOCK = 256  # images: the blocks of all Gram matrices that are in memory at a time have BLOCK x BLOCK entries
+
+
+def cross_cka(xs: Sequence[ArrayLike], ys: Sequence[ArrayLike], *, debiased: bool = False) -> np.ndarray:
+    """Return the linear CKA `(l, m)` of each of l layers `(n, d)` with each of m layers `(n, e)` of the same images.
+
+    Entry by entry `similarity.cka` or `similarity.debiased_cka`; an array `(l, n, d)` is l layers. Every ⟨K, L⟩ comes from
+    blocks of the Gram matrices or from the cross-covariances, whichever takes fewer multiplications, so that memory grows with
+    n, not with n². Features of single precision are multiplied in it; all sums are of double precision.
+    ValueError, naming the layer, where one of the entries is undefined.
+    """
+    layers = [*_centered(xs, "first"), *_centered(ys, "second")]
+    counts = {len(layer) for layer in layers}
+    if len(counts) > 1:
+        raise ValueError(f"all layers must hold the same images, but there are {' and '.join(map(str, sorted(counts)))} rows")
+    m, l = len(layers[0]), len(xs)  # noqa: E741 - images and layers
+    if debiased and m < 4:
+        raise ValueError(f"debiased CKA needs at least 4 images, not {m}")
+    single = all(np.asarray(one).dtype == np.float32 for one in (*xs, *ys))
+    cross, own = _inner(layers, l, np.float32 if single else np.float64)
+    if debiased:  # HSIC_1 (Song 2012, Eq. 5) of centered features, as in `similarity`
+        squares = np.stack([np.square(layer).sum(1) for layer in layers])
+        sums, biased = squares.sum(1), own
+        own = own - m / (m - 2) * np.square(squares).sum(1) + sums**2 / ((m - 1) * (m - 2))
+        cross = cross - m / (m - 2) * squares[:l] @ squares[l:].T + np.outer(sums[:l], sums[l:]) / ((m - 1) * (m - 2))
+        for place in np.flatnonzero(own <= 1e-12 * biased)[:1]:
+            raise ValueError(
+                f"{_name(place, l)}: debiased CKA is undefined: each of the {m} images lies in a direction of its own"
+            )
+    return cross / np.sqrt(np.outer(own[:l], own[l:]))
+
+
+def _centered(layers: Sequence[ArrayLike], which: str) -> list[np.ndarray]:
+    """Return each layer's centered features, of unit size so that single precision holds their products."""
+    if not len(layers):
+        raise ValueError(f"the {which} model has no layers")
+    found = []
+    for place, layer in enumerate(layers, 1):
+        try:
+            found.append(centered(layer))
+        except ValueError as error:
+            raise ValueError(f"layer {place} of the {which}: {error}") from None
+        found[-1] /= np.sqrt(np.square(found[-1]).sum(1).mean())
+    return found
+
+
+def _name(place: int, l: int) -> str:  # noqa: E741
+    return f"layer {place + 1} of the first" if place < l else f"layer {place - l + 1} of the second"
+
+
+def _inner(layers: list[np.ndarray], l: int, dtype: type) -> tuple[np.ndarray, np.ndarray]:  # noqa: E741
+    """Return ⟨K, L⟩ of each of the first l layers with each of the rest, and ⟨K, K⟩ of all, by the cheaper of two ways."""
+    n, widths = len(layers[0]), np.array([layer.shape[1] for layer in layers])
+    by_images = n**2 / 2 * (widths.sum() + len(layers) ** 2)
+    by_features = n * (widths[:l].sum() * widths[l:].sum() + np.square(widths).sum())
+    if by_images < by_features:
+        table = _by_images([layer.astype(dtype) for layer in layers])
+        squares = np.stack([np.square(layer).sum(1) for layer in layers])
+        table += squares @ squares.T  # the diagonals, where rounding would weigh most
+        return table[:l, l:], table.diagonal()
+    cross = np.array([[np.square(x.T @ y).sum() for y in layers[l:]] for x in layers[:l]])
+    return cross, np.array([np.square(x.T @ x).sum() for x in layers])
+
+
+def _by_images(layers: list[np.ndarray]) -> np.ndarray:
+    """Return ⟨K, L⟩ of all pairs without the diagonals of K and L; blocks below the diagonal mirror those above it."""
+    n, k = len(layers[0]), len(layers)
+    side = min(n, BLOCK)
+    table, products, precise = np.zeros((k, k)), np.empty((k, side**2), layers[0].dtype), np.empty((k, side**2))
+    for top in range(0, n, side):
+        for left in range(top, n, side):
+            height, width = min(side, n - top), min(side, n - left)
+            used = slice(height * width)
+            for x, flat in zip(layers, products[:, used], strict=True):
+                block = flat.reshape(height, width)
+                np.matmul(x[top : top + side], x[left : left + side].T, out=block)
+                if left == top:
+                    np.fill_diagonal(block, 0)
+            precise[:, used] = products[:, used]
+            table += (1 if left == top else 2) * (precise[:, used] @ precise[:, used].T)
+    return table
