@@ -1,20 +1,20 @@
 """How sharp is the minimum that the run ended in: how much does the training loss rise when its weights are moved a little?
 Rise in the ball: max over ‖δ‖ <= ε of L(θ + δ) - L(θ), by one step of ascent δ = ε · g / ‖g‖ and by several; λmax of the Hessian.
 
-The RIFT paper reports sharpness in its Table 4; its definition was not at hand. These are the standard ones, and their numbers are
-not the paper's: the one-step rise is what sharpness-aware minimization lowers (Foret 2021, arXiv 2010.01412, Eq. 2), here over
+The RIFT paper reports sharpness in its Table 4; its definition was not at hand. These are the standard ones, and their numbers
+are not the paper's: the one-step rise is what sharpness-aware minimization lowers (Foret 2021, arXiv 2010.01412, Eq. 2), here over
 all images at once and not over minibatches; the largest eigenvalue is the curvature of the loss along its steepest bend; the
 slices use the filter-wise normalized random directions of Li 2018 (arXiv 1712.09913).
 
-What is our choice. L is the run's task loss, without penalty, weight decay and augmentation, in eval mode, over a seeded draw of its
-training images. What is moved are the parameters that the method trained, head included (`which`); an adapter's are its own
-matrices. ε is a share of their norm ‖θ‖ (`norm`), or an L2 norm as in the paper; a share makes layers of one build comparable,
-yet a method that trains other parameters lives in another space, and the sentence says so. Several steps of ascent start from the
-one step, go `step_size` · ε up the gradient each and are put back into the ball; the best iterate counts, and one of a smaller ball
-counts in every larger. They find a lower bound of the maximum. λmax by Lanczos on Hessian-vector products (two backward passes) is
-given when its residual is within `tolerance` of it, else only what it is at least. Where a method takes part of its gradient as a
-constant (DoRA), the products are those of no symmetric matrix and there is no eigenvalue. Intervals: 95 %, Student's t over the
-images, at the perturbation found on those images; for random directions, over the directions.
+What is our choice. L is the run's task loss, without penalty, weight decay and augmentation, in eval mode, over a seeded draw of
+its training images. What is moved are the parameters that the method trained, head included (`which`); an adapter's are its own
+matrices. ε is a share of their norm ‖θ‖ (`norm`), or an L2 norm as in the paper. The share makes ε comparable between methods that
+move more or larger numbers, but another method's parameters stay another space, and the sentence says so. Several steps of ascent
+start from the one step, go `step_size` · ε up the gradient each and are put back into the ball; the best iterate counts, and one of
+a smaller ball counts in every larger. What they find is a lower bound of the maximum. λmax is found by Lanczos on products of
+Hessian and vector (two backward passes); it counts when its residual is within `tolerance` of it, else only what it is at least is
+given. Where a method takes part of its gradient as a constant (DoRA), these products are of no symmetric matrix, so there is none.
+Intervals: 95 %, Student's t over the images, at the move that was found on these images; for random slices, over the directions.
 """
 
 from __future__ import annotations
@@ -24,15 +24,13 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import plotly.graph_objects as go
 import torch
 from pydantic import Field
 from scipy import stats
 from torch import Tensor
 
-from rift import figures
 from rift.captures import Arrays, Data
-from rift.diagnostics import _landscape, _sharpness_figure
+from rift.diagnostics import _landscape, _sharpness_page
 from rift.diagnostics._landscape import Landscape
 from rift.model import Backbone, Classifier
 
@@ -50,7 +48,7 @@ def capture(
     finetuned: Classifier,
     data: Data,
     *,
-    images: Annotated[int, Field(ge=2, le=5000, description="training images drawn for the loss, without augmentation")] = 150,
+    images: Annotated[int, Field(ge=2, le=5000, description="training images drawn for the loss, without augmentation")] = 100,
     which: Annotated[
         Literal["trained", "backbone", "all"],
         Field(description="what is moved: what the method trained, head included; the whole backbone; backbone and head"),
@@ -59,25 +57,25 @@ def capture(
         Literal["relative", "absolute"], Field(description="whether ε is a share of the norm of what is moved, or an L2 norm")
     ] = "relative",
     radius: Annotated[float, Field(gt=0, le=1000, description="the largest ε")] = 0.02,
-    radii: Annotated[int, Field(ge=1, le=6, description="how many ε, each half of the next")] = 4,
-    steps: Annotated[int, Field(ge=1, le=200, description="steps of ascent after the first")] = 8,
+    radii: Annotated[int, Field(ge=1, le=6, description="how many ε, each half of the next")] = 3,
+    steps: Annotated[int, Field(ge=1, le=200, description="steps of ascent after the first")] = 5,
     step_size: Annotated[float, Field(gt=0, le=2, description="length of such a step, as a share of ε")] = 0.5,
-    iterations: Annotated[int, Field(ge=1, le=500, description="Hessian-vector products at most, for the eigenvalue")] = 20,
+    iterations: Annotated[int, Field(ge=1, le=500, description="Hessian-vector products at most, for the eigenvalue")] = 12,
     tolerance: Annotated[
         float, Field(gt=0, lt=1, description="residual, as a share of the eigenvalue, at which it counts")
     ] = 0.05,
     directions: Annotated[
         int, Field(ge=2, le=50, description="seeded random directions; the plane is that of the first two")
-    ] = 5,
+    ] = 3,
     span: Annotated[float, Field(gt=0, le=2, description="how far the slices go, as a share of the norm of what is moved")] = 0.2,
-    points: Annotated[int, Field(ge=1, le=25, description="points of a slice on either side of the minimum")] = 5,
-    grid: Annotated[int, Field(ge=1, le=12, description="the same for the slice in two directions")] = 3,
+    points: Annotated[int, Field(ge=1, le=25, description="points of a slice on either side of the minimum")] = 4,
+    grid: Annotated[int, Field(ge=1, le=12, description="the same for the slice in two directions")] = 2,
 ) -> Arrays:
     """Return the loss of each image at the minimum and in the balls, the course of Lanczos, and mean losses along the slices.
 
-    `loss` `(n,)`; `one_step`, `several_steps` `(radii, n)`; `ritz`, `residual`, `asymmetry` `(k,)`; `slice_gradient`, `slice_line`
-    `(2 points + 1,)`, the line empty where there is none; `slice_random` `(directions, 2 points + 1)`; `surface` `(g, g)`, y first.
-    Only `loss` where it is not finite, or empty as no training image has a label. Raises `run.missing` for a run without task.
+    `loss` `(n,)`; `one_step`, `several_steps` `(radii, n)`; `ritz`, `residual`, `asymmetry` `(k,)`; `slice_gradient` and
+    `slice_line` `(2 points + 1,)`, the line empty where there is none; `slice_random` `(directions, 2 points + 1)`; `surface`
+    `(g, g)`, y first. Only `loss` where it is not finite, or empty as no training image has a label. Raises `run.missing` for a run without task.
     """
     chosen, names = _drawn(data, images), _names(finetuned, which)
     arrays = _about(finetuned, names) | {"n_train": np.array(len(data.train)), "which": np.array(which)}
@@ -198,8 +196,8 @@ def _slices(
 def measure(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Return the loss, its rise by ε `(radii,)`, the largest eigenvalue, and the rise along the slices; losses in nats.
 
-    `sharpness` is the rise of several steps in the largest ball, `random_rise` that at the ends of the random slices. Intervals of
-    95 % as `…_low`, `…_high`. What is undefined is nan or None, and `<name>_reason` says why.
+    `sharpness` is the rise of several steps in the largest ball, `random_rise` that at the ends of the random slices. Intervals
+    of 95 % as `…_low`, `…_high`. What is undefined is nan or None, and `<name>_reason` says why.
     """
     loss, sizes = np.asarray(arrays["loss"], np.float64), np.asarray(arrays["sizes"])
     names = np.asarray(arrays["names"])
@@ -297,44 +295,4 @@ def _along(arrays: Mapping[str, np.ndarray], loss: float) -> dict[str, Any]:
     return result
 
 
-figure = _sharpness_figure.figure
-
-
-def sentence(results: Mapping[str, dict]) -> str:
-    """Say by arm how much the loss rises within the largest ε and the largest eigenvalue, and whether arms can be compared."""
-    arms = {arm: one for arm, one in results.items() if one.get("sharpness") is not None}
-    missing = [f"{arm}: {one.get('sharpness_reason', 'it was not measured')}" for arm, one in results.items() if arm not in arms]
-    if not arms:
-        return f"Sharpness cannot be computed: {'; '.join(missing) or 'no arm was measured'}."
-    first = next(iter(arms.values()))
-    said = "; ".join(_said(arm, one) for arm, one in arms.items())
-    counts = f"{first['n']} of {first['n_train']} training images"
-    return f"On {counts}, {said}. {_alike(arms)}{f' Not computed for {chr(59).join(missing)}.' if missing else ''}"
-
-
-def _said(arm: str, one: Mapping[str, Any]) -> str:
-    low, high = one.get("sharpness_low"), one.get("sharpness_high")
-    interval = "" if low is None or high is None else f" (95 % interval {low:.2g} to {high:.2g})"
-    bend = one.get("eigenvalue")
-    if bend is not None:
-        eigenvalue = f"the largest eigenvalue is {bend:.3g} ± {one['eigenvalue_residual']:.2g}"
-    elif one.get("eigenvalue_at_least") is not None:
-        eigenvalue = f"the largest eigenvalue is not settled, at least {one['eigenvalue_at_least']:.3g}"
-    else:
-        eigenvalue = f"there is no eigenvalue, as {one['eigenvalue_reason']}"
-    rise = f"loses {one['sharpness']:.3g}{interval} to the worst move found within ε = {figures.numbers(one['radii'])[-1]:.3g}"
-    return f"{arm} (loss {one['loss']:.3g}) {rise}, an L2 norm of {figures.numbers(one['radii_absolute'])[-1]:.3g}; {eigenvalue}"
-
-
-def _alike(arms: Mapping[str, Mapping[str, Any]]) -> str:
-    """Say what was moved, and that arms which moved different parameters are not to be ranked by it."""
-    first = next(iter(arms.values()))
-    kinds = {(tuple(one["names"]), one["n_parameters"]) for one in arms.values()}
-    if len(kinds) == 1:
-        return (
-            f"Moved were {first['n_parameters']:,} parameters ({first['n_head_parameters']:,} of the head), the same in every arm."
-            if len(arms) > 1
-            else f"Moved were {first['n_parameters']:,} parameters, {first['n_head_parameters']:,} of them of the head."
-        )
-    moved = ", ".join(f"{arm} {one['n_parameters']:,}" for arm, one in arms.items())
-    return f"Not like for like: the arms moved different parameters ({moved}), so which of them is flatter cannot be read off."
+figure, sentence = _sharpness_page.figure, _sharpness_page.sentence

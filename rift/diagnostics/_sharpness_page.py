@@ -1,9 +1,10 @@
-"""What `sharpness` draws: the rise by ε, the slices of all arms on one axis, and the planes side by side on one scale."""
+"""What `sharpness` shows: a sentence, and the rise by ε, the slices of all arms on one axis, and the planes side by side on one scale."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -125,3 +126,41 @@ def _planes(plot: go.Figure, planes: Mapping[str, dict]) -> None:
         )
         plot.update_xaxes(title_text="first direction", tickvals=axis[[0, len(axis) // 2, -1]], row=row, col=col)
         plot.update_yaxes(title_text="second" if col == 1 else None, tickvals=axis[[0, len(axis) // 2, -1]], row=row, col=col)
+
+
+def sentence(results: Mapping[str, dict]) -> str:
+    """Say by arm how much the loss rises within the largest ε and the largest eigenvalue, and whether arms can be compared."""
+    arms = {arm: one for arm, one in results.items() if one.get("sharpness") is not None}
+    missing = [f"{arm}: {one.get('sharpness_reason', 'it was not measured')}" for arm, one in results.items() if arm not in arms]
+    if not arms:
+        return f"Sharpness cannot be computed: {'; '.join(missing) or 'no arm was measured'}."
+    first = next(iter(arms.values()))
+    said = "; ".join(_said(arm, one) for arm, one in arms.items())
+    counts = f"{first['n']} of {first['n_train']} training images"
+    absent = f" Not computed for {'; '.join(missing)}." if missing else ""
+    return f"On {counts}, {said}. {_alike(arms)}{absent}"
+
+
+def _said(arm: str, one: Mapping[str, Any]) -> str:
+    low, high = one.get("sharpness_low"), one.get("sharpness_high")
+    interval = "" if low is None or high is None else f" (95 % interval {low:.2g} to {high:.2g})"
+    bend = one.get("eigenvalue")
+    if bend is not None:
+        eigenvalue = f"the largest eigenvalue is {bend:.3g} ± {one['eigenvalue_residual']:.2g}"
+    elif one.get("eigenvalue_at_least") is not None:
+        eigenvalue = f"the largest eigenvalue is not settled, at least {one['eigenvalue_at_least']:.3g}"
+    else:
+        eigenvalue = f"there is no eigenvalue, as {one['eigenvalue_reason']}"
+    rise = f"loses {one['sharpness']:.3g}{interval} to the worst move found within ε = {figures.numbers(one['radii'])[-1]:.3g}"
+    return f"{arm} (loss {one['loss']:.3g}) {rise}, an L2 norm of {figures.numbers(one['radii_absolute'])[-1]:.3g}; {eigenvalue}"
+
+
+def _alike(arms: Mapping[str, Mapping[str, Any]]) -> str:
+    """Say what was moved, and that arms which moved different parameters are not to be ranked by it."""
+    first = next(iter(arms.values()))
+    kinds = {(tuple(one["names"]), one["n_parameters"]) for one in arms.values()}
+    if len(kinds) == 1:
+        same = ", the same in every arm" if len(arms) > 1 else ""
+        return f"Moved were {first['n_parameters']:,} parameters, {first['n_head_parameters']:,} of them of the head{same}."
+    moved = ", ".join(f"{arm} {one['n_parameters']:,}" for arm, one in arms.items())
+    return f"Not like for like: the arms moved different parameters ({moved}), so which of them is flatter cannot be read off."
