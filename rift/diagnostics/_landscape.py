@@ -187,16 +187,19 @@ def lanczos(
     return {key: np.array(values) for key, values in found.items()}
 
 
+def gaussian(land: Landscape, seed: int) -> Tensor:
+    """Return a random direction `(d,)` of length 1."""
+    return unit(torch.randn(len(land.center), generator=torch.Generator().manual_seed(seed)).to(land.center))
+
+
 def random_direction(land: Landscape, seed: int) -> Tensor:
     """Return a Gaussian direction `(d,)` in which every filter has the norm that it has in the parameters (Li 2018, section 4).
 
     A filter is what one place of a tensor's first axis holds, a row of a linear layer; a tensor of one axis is one filter (our
     choice: the paper's code leaves biases and norms alone). So the whole direction is as long as the parameters are.
     """
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randn(len(land.center), generator=generator).to(land.center)
     pieces = []
-    for noise, value in zip(land.parts(drawn), land.parts(land.center), strict=True):
+    for noise, value in zip(land.parts(gaussian(land, seed)), land.parts(land.center), strict=True):
         rows, sizes = (one.flatten(1) if one.ndim > 1 else one.reshape(1, -1) for one in (noise, value))
         lengths = rows.norm(dim=1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
         pieces.append((rows * (sizes.norm(dim=1, keepdim=True) / lengths)).reshape(-1))

@@ -1,4 +1,4 @@
-"""What `sharpness` shows: a sentence, and the rise by ε, the slices of all arms on one axis, and the planes side by side on one scale."""
+"""What `sharpness` shows: the rise by ε, slices of all arms on one axis, planes side by side on one scale, and a sentence."""
 
 from __future__ import annotations
 

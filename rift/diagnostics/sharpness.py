@@ -1,20 +1,21 @@
 """How sharp is the minimum that the run ended in: how much does the training loss rise when its weights are moved a little?
 Rise in the ball: max over ‖δ‖ <= ε of L(θ + δ) - L(θ), by one step of ascent δ = ε · g / ‖g‖ and by several; λmax of the Hessian.
 
-The RIFT paper reports sharpness in its Table 4; its definition was not at hand. These are the standard ones, and their numbers
-are not the paper's: the one-step rise is what sharpness-aware minimization lowers (Foret 2021, arXiv 2010.01412, Eq. 2), here over
-all images at once and not over minibatches; the largest eigenvalue is the curvature of the loss along its steepest bend; the
-slices use the filter-wise normalized random directions of Li 2018 (arXiv 1712.09913).
+The RIFT paper reports sharpness in its Table 4; its definition was not at hand. These are the standard ones, and their
+numbers are not the paper's: the one-step rise is what sharpness-aware minimization lowers (Foret 2021, arXiv 2010.01412, Eq.
+2), here over all images at once and not over minibatches; the largest eigenvalue is the curvature of the loss along its
+steepest bend; the slices use the filter-wise normalized random directions of Li 2018 (arXiv 1712.09913).
 
-What is our choice. L is the run's task loss, without penalty, weight decay and augmentation, in eval mode, over a seeded draw of
-its training images. What is moved are the parameters that the method trained, head included (`which`); an adapter's are its own
-matrices. ε is a share of their norm ‖θ‖ (`norm`), or an L2 norm as in the paper. The share makes ε comparable between methods that
-move more or larger numbers, but another method's parameters stay another space, and the sentence says so. Several steps of ascent
-start from the one step, go `step_size` · ε up the gradient each and are put back into the ball; the best iterate counts, and one of
-a smaller ball counts in every larger. What they find is a lower bound of the maximum. λmax is found by Lanczos on products of
-Hessian and vector (two backward passes); it counts when its residual is within `tolerance` of it, else only what it is at least is
-given. Where a method takes part of its gradient as a constant (DoRA), these products are of no symmetric matrix, so there is none.
-Intervals: 95 %, Student's t over the images, at the move that was found on these images; for random slices, over the directions.
+What is our choice. L is the run's task loss, without penalty, weight decay and augmentation, in eval mode, over a seeded draw
+of its training images. What is moved are the parameters that the method trained, head included (`which`); an adapter's are
+its own matrices. ε is a share of their norm ‖θ‖ (`norm`), or an L2 norm as in the paper. The share makes ε comparable between
+methods that move more or larger numbers, but another method's parameters stay another space, and the sentence says so.
+Several steps of ascent start from the one step, go `step_size` · ε up the gradient each and are put back into the ball; the
+best iterate counts, and one of a smaller ball counts in every larger. What they find is a lower bound of the maximum. λmax is
+found by Lanczos on products of Hessian and vector (two backward passes); it counts when its residual is within `tolerance` of
+it, else only what it is at least is given. Where a method takes part of its gradient as a constant (DoRA), these products are
+of no symmetric matrix, so there is none. Intervals: 95 %, Student's t over the images, at the move that was found on these
+images; for random slices, over the directions.
 """
 
 from __future__ import annotations
@@ -75,7 +76,8 @@ def capture(
 
     `loss` `(n,)`; `one_step`, `several_steps` `(radii, n)`; `ritz`, `residual`, `asymmetry` `(k,)`; `slice_gradient` and
     `slice_line` `(2 points + 1,)`, the line empty where there is none; `slice_random` `(directions, 2 points + 1)`; `surface`
-    `(g, g)`, y first. Only `loss` where it is not finite, or empty as no training image has a label. Raises `run.missing` for a run without task.
+    `(g, g)`, y first. Only `loss` where it is not finite, or empty as no training image has a label. Raises `run.missing` for
+    a run without task.
     """
     chosen, names = _drawn(data, images), _names(finetuned, which)
     arrays = _about(finetuned, names) | {"n_train": np.array(len(data.train)), "which": np.array(which)}
@@ -86,7 +88,8 @@ def capture(
     if not np.isfinite(arrays["loss"]).all() or not torch.isfinite(up).all():
         return arrays | {"loss": np.full(len(chosen), np.nan)}
     arrays["gradient_norm"], size = np.array(_landscape.norm(up)), _landscape.norm(land.center)
-    toward = _landscape.unit(up if up.any() else _landscape.random_direction(land, data.seed))
+    random = _landscape.gaussian(land, data.seed)
+    toward = _landscape.unit(up if up.any() else random)
     grids = np.linspace(-1, 1, 2 * points + 1), np.linspace(-1, 1, 2 * grid + 1)
     passes = radii * (steps + 1) * GRADIENT + iterations * HESSIAN + (directions + 2) * len(grids[0]) + len(grids[1]) ** 2
     done = [0]
@@ -105,8 +108,7 @@ def capture(
     climb = functools.partial(_landscape.ascend, land, toward, steps=steps, step_size=step_size, tick=lambda: tick(GRADIENT))
     balls = [data.part(f"ball-{i}", functools.partial(climb, float(r))) for i, r in enumerate(arrays["radii_absolute"])]
     arrays |= {key: np.stack([ball[key] for ball in balls]) for key in balls[0]}
-    first = toward + _landscape.unit(_landscape.random_direction(land, data.seed))
-    bend = functools.partial(_landscape.lanczos, land, first, iterations=iterations, tolerance=tolerance)
+    bend = functools.partial(_landscape.lanczos, land, toward + random, iterations=iterations, tolerance=tolerance)
     arrays |= data.part("hessian", lambda: bend(tick=lambda: tick(HESSIAN)))
     line, reason = _line(pretrained, finetuned, names)
     arrays |= {"line_reason": np.array(reason), "offsets": span * grids[0], "plane": span * grids[1]}
@@ -209,15 +211,14 @@ def measure(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
         "names": names,
         "n_parameters": int(sizes.sum()),
         "n_head_parameters": int(sizes[of_head].sum()),
-        "norm": float(arrays["norm"]),
     }
     if not len(loss) or not np.isfinite(loss).all():
         why = (
             "the loss or its gradient is not finite at the final weights" if len(loss) else "no training image has a known label"
         )
-        every = ("loss", "gradient_norm", "sharpness", "rise", "one_step_rise", "eigenvalue", "random_rise", "surface")
+        every = ("norm", "loss", "gradient_norm", "sharpness", "rise", "one_step_rise", "eigenvalue", "random_rise", "surface")
         return result | dict.fromkeys(every) | {f"{name}_reason": why for name in every}
-    result |= _interval("loss", loss) | {"gradient_norm": float(arrays["gradient_norm"])}
+    result |= _interval("loss", loss) | {key: float(arrays[key]) for key in ("norm", "gradient_norm")}
     result |= {key: np.asarray(arrays[key]) for key in ("radii", "radii_absolute", "offsets", "plane")}
     result["entries"] = np.array([f"ε = {share:.3g}" for share in arrays["radii"]], dtype=np.str_)  # rows of the data table
     result |= _balls(arrays, loss) | _eigenvalue(arrays) | _along(arrays, float(loss.mean()))
