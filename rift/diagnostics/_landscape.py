@@ -155,20 +155,18 @@ def ascend(
 def lanczos(
     land: Landscape, start: Tensor, *, iterations: int, tolerance: float, tick: Callable[[], None] = lambda: None
 ) -> dict[str, np.ndarray]:
-    """Return after each product with the Hessian the largest Ritz value, its residual and how asymmetric the Hessian was found.
+    """Return after each product with the Hessian the largest Ritz value and its residual, each `(k,)`.
 
-    `ritz` (a lower bound of the largest eigenvalue), `residual` (an eigenvalue lies so near) and `asymmetry`
-    |⟨H v, u⟩ - ⟨v, H u⟩| of two unit vectors, each `(k,)`. It stops when residual <= tolerance · |ritz|, from FEWEST steps on.
+    `ritz` is a lower bound of the largest eigenvalue, and an eigenvalue lies within `residual` of it. It stops when residual <= tolerance · |ritz|, from FEWEST steps on.
     Three vectors are held and not made orthogonal anew: that repeats eigenvalues, but leaves the largest (Paige 1980).
     """
     v, before = unit(start), torch.zeros_like(start)
     diagonal: list[float] = []
     beside: list[float] = []
-    found: dict[str, list[float]] = {"ritz": [], "residual": [], "asymmetry": []}
+    found: dict[str, list[float]] = {"ritz": [], "residual": []}
     for step in range(iterations):
         w = land.hessian_times(v)
         length = beside[-1] if beside else 0.0
-        found["asymmetry"].append(abs(float(w @ before) - length))
         diagonal.append(float(w @ v))
         w = w - diagonal[-1] * v - length * before
         beside.append(norm(w))

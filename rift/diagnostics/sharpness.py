@@ -13,9 +13,9 @@ methods that move more or larger numbers, but another method's parameters stay a
 Several steps of ascent start from the one step, go `step_size` · ε up the gradient each and are put back into the ball; the
 best iterate counts, and one of a smaller ball counts in every larger. What they find is a lower bound of the maximum. λmax is
 found by Lanczos on products of Hessian and vector (two backward passes); it counts when its residual is within `tolerance` of
-it, else only what it is at least is given. Where a method takes part of its gradient as a constant (DoRA), these products are
-of no symmetric matrix, so there is none. Intervals: 95 %, Student's t over the images, at the move that was found on these
-images; for random slices, over the directions.
+it, else only what it is at least is given. DoRA takes norms as constants in its gradient: its ascent follows that, and it has
+no eigenvalue here. Intervals: 95 %, Student's t over the images, at the move that was found on these images; for random
+slices, over the directions.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ PRESETS: dict[str, dict] = {
     "thorough": {"images": 500, "radii": 5, "steps": 20, "iterations": 60, "directions": 10, "points": 10, "grid": 5},
 }
 GRADIENT, HESSIAN = 3, 11  # what they cost, in passes through the model (measured): for the time left
-SYMMETRIC = 0.01  # of the largest eigenvalue: what is more asymmetric than this is no Hessian
+DETACHED = "lora_magnitude_vector"  # of DoRA, which takes the norms beside it as constants when it takes gradients
 
 
 def capture(
@@ -74,7 +74,7 @@ def capture(
 ) -> Arrays:
     """Return the loss of each image at the minimum and in the balls, the course of Lanczos, and mean losses along the slices.
 
-    `loss` `(n,)`; `one_step`, `several_steps` `(radii, n)`; `ritz`, `residual`, `asymmetry` `(k,)`; `slice_gradient` and
+    `loss` `(n,)`; `one_step`, `several_steps` `(radii, n)`; `ritz`, `residual` `(k,)`; `slice_gradient` and
     `slice_line` `(2 points + 1,)`, the line empty where there is none; `slice_random` `(directions, 2 points + 1)`; `surface`
     `(g, g)`, y first. Only `loss` where it is not finite, or empty as no training image has a label. Raises `run.missing` for
     a run without task.
@@ -109,7 +109,10 @@ def capture(
     balls = [data.part(f"ball-{i}", functools.partial(climb, float(r))) for i, r in enumerate(arrays["radii_absolute"])]
     arrays |= {key: np.stack([ball[key] for ball in balls]) for key in balls[0]}
     bend = functools.partial(_landscape.lanczos, land, toward + random, iterations=iterations, tolerance=tolerance)
-    arrays |= data.part("hessian", lambda: bend(tick=lambda: tick(HESSIAN)))
+    if any(DETACHED in name for name in names):
+        arrays |= dict.fromkeys(("ritz", "residual"), np.zeros(0))
+    else:
+        arrays |= data.part("hessian", lambda: bend(tick=lambda: tick(HESSIAN)))
     line, reason = _line(pretrained, finetuned, names)
     arrays |= {"line_reason": np.array(reason), "offsets": span * grids[0], "plane": span * grids[1]}
     return arrays | _slices(land, data, span, directions, grids, size * toward, line, tick)
@@ -256,14 +259,13 @@ def _balls(arrays: Mapping[str, np.ndarray], loss: np.ndarray) -> dict[str, Any]
 
 def _eigenvalue(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Return the largest eigenvalue, or None and why; what it is at least is the last Ritz value."""
-    ritz, residual = float(arrays["ritz"][-1]), float(arrays["residual"][-1])
+    ritz, residual = (float(np.append(np.nan, arrays[key])[-1]) for key in ("ritz", "residual"))
     result: dict[str, Any] = {"hessian_products": len(arrays["ritz"])}
-    asymmetry, tolerance = float(np.max(arrays["asymmetry"])), float(arrays["tolerance"])
-    if not np.isfinite([ritz, residual, asymmetry]).all():
+    if not len(arrays["ritz"]):
+        reason = "DoRA takes norms as constants in its gradient, so that differentiating it again gives another Hessian"
+    elif not np.isfinite([ritz, residual]).all():
         reason = "the second derivatives are not finite"
-    elif asymmetry > SYMMETRIC * max(abs(arrays["ritz"])):
-        reason = "the method takes part of its gradient as a constant, so that there is no symmetric Hessian"
-    elif residual > tolerance * abs(ritz):
+    elif residual > float(arrays["tolerance"]) * abs(ritz):
         reason = (
             f"not converged after {len(arrays['ritz'])} products: residual {residual:.3g} at {ritz:.3g}; allow more iterations"
         )
@@ -271,9 +273,8 @@ def _eigenvalue(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     else:
         found = {"eigenvalue": ritz, "eigenvalue_relative": ritz * float(arrays["norm"]) ** 2}
         return result | found | {"eigenvalue_at_least": ritz, "eigenvalue_residual": residual}
-    missing = [
-        name for name in ("eigenvalue", "eigenvalue_relative", "eigenvalue_at_least", "eigenvalue_residual") if name not in result
-    ]
+    every = ("eigenvalue", "eigenvalue_relative", "eigenvalue_at_least", "eigenvalue_residual")
+    missing = [name for name in every if name not in result]
     return result | dict.fromkeys(missing) | {f"{name}_reason": reason for name in missing}
 
 
