@@ -157,8 +157,9 @@ def lanczos(
 ) -> dict[str, np.ndarray]:
     """Return after each product with the Hessian the largest Ritz value and its residual, each `(k,)`.
 
-    `ritz` is a lower bound of the largest eigenvalue, and an eigenvalue lies within `residual` of it. It stops when residual <= tolerance · |ritz|, from FEWEST steps on.
-    Three vectors are held and not made orthogonal anew: that repeats eigenvalues, but leaves the largest (Paige 1980).
+    `ritz` is a lower bound of the largest eigenvalue, and an eigenvalue lies within `residual` of it. It stops when
+    residual <= tolerance · |ritz|, from FEWEST steps on. Three vectors are held and not made orthogonal anew: that repeats
+    eigenvalues, but leaves the largest (Paige 1980).
     """
     v, before = unit(start), torch.zeros_like(start)
     diagonal: list[float] = []

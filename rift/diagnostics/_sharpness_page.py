@@ -31,7 +31,7 @@ def figure(results: Mapping[str, dict]) -> go.Figure:
         _balls(plot, arm, one, list(results))
         _slices(plot, arm, one, list(results))
     _planes(plot, planes)
-    for row, col, x in ((1, 1, "ε"), (1, 2, "distance / norm"), (2, 1, "distance / norm"), (2, 2, "0 here, -1 pretrained")):
+    for row, col, x in ((1, 1, "ε"), (1, 2, "distance / norm"), (2, 1, "ε"), (2, 2, "0 here, -1 pretrained")):
         plot.update_xaxes(title_text=x, row=row, col=col)
         plot.update_yaxes(title_text="rise of the loss" if col == 1 else None, row=row, col=col)
     figures.style(plot, 60 + ROW * rows)
@@ -73,7 +73,7 @@ def _slices(plot: go.Figure, arm: str, one: dict, arms: list[str]) -> None:
         _line(plot, arm, arms, offsets, figures.numbers(one["slice_random"]), 1, 2, "solid", "at %{x:.3g}: %{y:.3g}")
     for key, row, col in (("slice_gradient", 2, 1), ("slice_line", 2, 2)):
         if one.get(key) is not None:
-            x = offsets if col == 1 else offsets / offsets.max()
+            x = offsets / offsets.max() * (figures.numbers(one["radii"])[-1] if col == 1 else 1.0)
             _line(plot, arm, arms, x, figures.numbers(one[key]), row, col, "solid", "at %{x:.3g}: %{y:.3g}")
 
 

@@ -37,7 +37,7 @@ from rift.model import Backbone, Classifier
 
 TITLE = "Sharpness"
 PRESETS: dict[str, dict] = {
-    "quick": {"images": 48, "radii": 3, "steps": 3, "iterations": 8, "directions": 3, "points": 3, "grid": 2},
+    "quick": {"images": 32, "radii": 3, "steps": 3, "iterations": 8, "directions": 3, "points": 3, "grid": 2},
     "thorough": {"images": 500, "radii": 5, "steps": 20, "iterations": 60, "directions": 10, "points": 10, "grid": 5},
 }
 GRADIENT, HESSIAN = 3, 11  # what they cost, in passes through the model (measured): for the time left
@@ -57,7 +57,7 @@ def capture(
     norm: Annotated[
         Literal["relative", "absolute"], Field(description="whether ε is a share of the norm of what is moved, or an L2 norm")
     ] = "relative",
-    radius: Annotated[float, Field(gt=0, le=1000, description="the largest ε")] = 0.02,
+    radius: Annotated[float, Field(gt=0, le=1000, description="the largest ε")] = 0.002,
     radii: Annotated[int, Field(ge=1, le=6, description="how many ε, each half of the next")] = 3,
     steps: Annotated[int, Field(ge=1, le=200, description="steps of ascent after the first")] = 5,
     step_size: Annotated[float, Field(gt=0, le=2, description="length of such a step, as a share of ε")] = 0.5,
@@ -68,7 +68,9 @@ def capture(
     directions: Annotated[
         int, Field(ge=2, le=50, description="seeded random directions; the plane is that of the first two")
     ] = 3,
-    span: Annotated[float, Field(gt=0, le=2, description="how far the slices go, as a share of the norm of what is moved")] = 0.2,
+    span: Annotated[
+        float, Field(gt=0, le=2, description="how far random slices go, as a share of the norm of what is moved")
+    ] = 0.2,
     points: Annotated[int, Field(ge=1, le=25, description="points of a slice on either side of the minimum")] = 4,
     grid: Annotated[int, Field(ge=1, le=12, description="the same for the slice in two directions")] = 2,
 ) -> Arrays:
@@ -109,13 +111,12 @@ def capture(
     balls = [data.part(f"ball-{i}", functools.partial(climb, float(r))) for i, r in enumerate(arrays["radii_absolute"])]
     arrays |= {key: np.stack([ball[key] for ball in balls]) for key in balls[0]}
     bend = functools.partial(_landscape.lanczos, land, toward + random, iterations=iterations, tolerance=tolerance)
-    if any(DETACHED in name for name in names):
-        arrays |= dict.fromkeys(("ritz", "residual"), np.zeros(0))
-    else:
-        arrays |= data.part("hessian", lambda: bend(tick=lambda: tick(HESSIAN)))
+    detached = any(DETACHED in name for name in names)
+    none = dict.fromkeys(("ritz", "residual"), np.zeros(0))
+    arrays |= none if detached else data.part("hessian", lambda: bend(tick=lambda: tick(HESSIAN)))
     line, reason = _line(pretrained, finetuned, names)
     arrays |= {"line_reason": np.array(reason), "offsets": span * grids[0], "plane": span * grids[1]}
-    return arrays | _slices(land, data, span, directions, grids, size * toward, line, tick)
+    return arrays | _slices(land, data, span, directions, grids, float(arrays["radii_absolute"][-1]) * toward, line, tick)
 
 
 def _drawn(data: Data, images: int) -> np.ndarray:
@@ -181,7 +182,7 @@ def _slices(
         return _landscape.random_direction(land, 1000 * data.seed + i)
 
     ways, plane = grids[0], grids[1]
-    found = {"slice_gradient": data.part("gradient", lambda: along([(span * ways, up)], len(ways)))["loss"]}
+    found = {"slice_gradient": data.part("gradient", lambda: along([(ways, up)], len(ways)))["loss"]}
     found["slice_line"] = data.part("line", lambda: along([(ways, line)], len(ways)))["loss"] if line is not None else np.zeros(0)
     each = [
         data.part(f"random-{i}", functools.partial(lambda i: along([(span * ways, random(i))], len(ways)), i))
@@ -205,8 +206,7 @@ def measure(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     of 95 % as `…_low`, `…_high`. What is undefined is nan or None, and `<name>_reason` says why.
     """
     loss, sizes = np.asarray(arrays["loss"], np.float64), np.asarray(arrays["sizes"])
-    names = np.asarray(arrays["names"])
-    of_head = np.char.startswith(names, "head.")
+    of_head = np.char.startswith(names := np.asarray(arrays["names"]), "head.")
     result: dict[str, Any] = {
         "n": len(loss),
         "n_train": int(arrays["n_train"]),
@@ -267,7 +267,7 @@ def _eigenvalue(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
         reason = "the second derivatives are not finite"
     elif residual > float(arrays["tolerance"]) * abs(ritz):
         reason = (
-            f"not converged after {len(arrays['ritz'])} products: residual {residual:.3g} at {ritz:.3g}; allow more iterations"
+            f"not converged after {len(arrays['ritz'])} products (residual {residual:.3g} at {ritz:.3g}): allow more iterations"
         )
         result |= {"eigenvalue_at_least": ritz, "eigenvalue_residual": residual}
     else:
