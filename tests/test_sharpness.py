@@ -348,7 +348,7 @@ def test_the_sentence_says_what_was_moved_and_when_arms_are_not_alike(tmp_path):
     given = data(tmp_path)
     one = plain(measured(tiny(), given))
     said = sharpness.sentence({"none": one, "rift": one})
-    assert "the same in every arm" in said and "20 of 20 training images" in said and f"loses {one['sharpness']:.3g}" in said
+    assert "the same in every arm" in said and "20 of 20 training images" in said and f"rises by {one['sharpness']:.3g}" in said
     head = tiny()
     head.backbone.requires_grad_(False)
     other = plain(measured(head, data(tmp_path / "head")))

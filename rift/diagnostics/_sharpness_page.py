@@ -24,14 +24,14 @@ def figure(results: Mapping[str, dict]) -> go.Figure:
         return figures.empty(next(filter(None, reasons), "no arm was measured"))
     planes = {arm: one for arm, one in arms.items() if one.get("surface") is not None}
     rows = 2 + math.ceil(len(planes) / 2)
-    titles = ["worst move found", "random directions", "along the gradient", "from the pretrained model"]
+    titles = ["worst move found (dotted: one step)", "random directions", "along the gradient", "from the pretrained model"]
     titles += [f"plane, {figures.text(arm)}" for arm in planes]
     plot = make_subplots(rows=rows, cols=2, subplot_titles=titles, horizontal_spacing=0.13, vertical_spacing=0.3 / rows)
     for arm, one in arms.items():
         _balls(plot, arm, one, list(results))
         _slices(plot, arm, one, list(results))
     _planes(plot, planes)
-    for row, col, x in ((1, 1, "ε"), (1, 2, "distance / norm"), (2, 1, "ε"), (2, 2, "0 here, -1 pretrained")):
+    for row, col, x in ((1, 1, "ε"), (1, 2, "distance / norm"), (2, 1, "ε"), (2, 2, "0 finetuned, -1 pretrained")):
         plot.update_xaxes(title_text=x, row=row, col=col)
         plot.update_yaxes(title_text="rise of the loss" if col == 1 else None, row=row, col=col)
     figures.style(plot, 60 + ROW * rows)
@@ -120,7 +120,7 @@ def _planes(plot: go.Figure, planes: Mapping[str, dict]) -> None:
         row, col = 3 + place // 2, 1 + place % 2
         axis = figures.numbers(one["plane"])
         z = values[arm]
-        text = {"texttemplate": "%{z:.2g}"} if len(z) <= MOST_TEXT else {}
+        text = {"texttemplate": "%{z:.2g}", "textfont": {"color": figures.GREY}} if len(z) <= MOST_TEXT else {}
         plot.add_trace(
             go.Heatmap(x=axis, y=axis, z=z, coloraxis="coloraxis", hovertemplate="%{z:.3g}<extra></extra>", **text), row, col
         )
@@ -151,8 +151,9 @@ def _said(arm: str, one: Mapping[str, Any]) -> str:
         eigenvalue = f"the largest eigenvalue is not settled, at least {one['eigenvalue_at_least']:.3g}"
     else:
         eigenvalue = f"there is no eigenvalue, as {one['eigenvalue_reason']}"
-    rise = f"loses {one['sharpness']:.3g}{interval} to the worst move found within ε = {figures.numbers(one['radii'])[-1]:.3g}"
-    return f"{arm} (loss {one['loss']:.3g}) {rise}, an L2 norm of {figures.numbers(one['radii_absolute'])[-1]:.3g}; {eigenvalue}"
+    rise = f"rises by {one['sharpness']:.3g}{interval} at the worst move found within ε = {figures.numbers(one['radii'])[-1]:.3g}"
+    reach = figures.numbers(one["radii_absolute"])[-1]
+    return f"the loss of {arm} ({one['loss']:.3g}) {rise}, an L2 norm of {reach:.3g}; {eigenvalue}"
 
 
 def _alike(arms: Mapping[str, Mapping[str, Any]]) -> str:

@@ -57,7 +57,7 @@ def capture(
     norm: Annotated[
         Literal["relative", "absolute"], Field(description="whether ε is a share of the norm of what is moved, or an L2 norm")
     ] = "relative",
-    radius: Annotated[float, Field(gt=0, le=1000, description="the largest ε")] = 0.002,
+    radius: Annotated[float, Field(gt=0, le=1000, description="the largest ε")] = 0.0005,
     radii: Annotated[int, Field(ge=1, le=6, description="how many ε, each half of the next")] = 3,
     steps: Annotated[int, Field(ge=1, le=200, description="steps of ascent after the first")] = 5,
     step_size: Annotated[float, Field(gt=0, le=2, description="length of such a step, as a share of ε")] = 0.5,
