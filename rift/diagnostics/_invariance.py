@@ -225,11 +225,12 @@ def _said(arm: str, one: Mapping[str, Any]) -> str:
     more = []
     for side in SIDES:
         values, floor = figures.numbers(one[side]), figures.numbers(one[f"{side}_floor"])
-        ends = f"{values[0]:.3f} in {one['entries'][0]} (floor {floor[0]:.3f}) and {values[-1]:.3f} in the last one ({floor[-1]:.3f})"
+        early = f"{values[0]:.3f} in {one['entries'][0]} (floor {floor[0]:.3f})"
+        ends = f"{early} and {values[-1]:.3f} in the last one ({floor[-1]:.3f})"
         more.append(f"{side} is {ends}, {_interval(one, f'{side}_above_mean')} above the floor on average")
     late = _interval(one, "forgetting_late_more")
-    way = _way(one, "forgetting_late_more", "late layers forget more than early ones", "late layers forget less than early ones")
-    words = way or "no difference between early and late layers is shown"
+    less, most = "late layers forget less than early ones", "late layers forget more than early ones"
+    words = _way(one, "forgetting_late_more", most, less) or "no difference between early and late layers is shown"
     flow = _way(one, "compression_net", "earlier layers ignore more of what later ones did", "earlier layers ignore less of it")
     flows = flow or "that invariances moved to earlier layers is not shown"
     moved = f"compression {one['compression']:.3f}, net {_interval(one, 'compression_net')}: {flows}"

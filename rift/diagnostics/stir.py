@@ -1,8 +1,8 @@
 """Which differences between images does each layer ignore, and did finetuning change that? An image is rebuilt from noise until
 one model's layer takes it for the original; STIR says whether the other model does too. 1: both ignore the same differences.
 
-STIR(m_e | m_r) = linear CKA(m_e(X), m_e(X')), X' inverted through m_r (Nanda 2022, arXiv 2206.11939); its code is followed but for
-its defects (`_inversion`). Of Merlin 2023 (arXiv 2307.06006) we had no full text and read, from the names in its notebooks:
+STIR(m_e | m_r) = linear CKA(m_e(X), m_e(X')), X' inverted through m_r (Nanda 2022, arXiv 2206.11939); we follow its code but
+not its defects (`_inversion`). Of Merlin 2023 (arXiv 2307.06006) we had no full text and read, from the names in its notebooks:
 forgetting of a layer = 1 - STIR(finetuned | pretrained), learning = 1 - STIR(pretrained | finetuned), and invariance flow, the
 matrix of all pairs of layers beside the same within one model. What is our choice: each number stands beside a measured floor,
 since no inversion is perfect (a model against itself, which the study sets to 1); compression is the mean over all pairs of an
