@@ -9,14 +9,16 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from filelock import FileLock
 from torch import Tensor
 
+from rift.config import digest
 from rift.model import Classifier, NaturalHead, Task, to_float
 
 Arrays = dict[str, np.ndarray]
@@ -51,6 +53,7 @@ class Data:
     progress: Callable[[int, int, str], None] = lambda done, total, what: None  # for people; how much of all is left is told too
     epochs: tuple[int, ...] = ()  # those whose weights the run kept
     at_epoch: Callable[[int], Classifier] | None = None  # the model as it was after one of them, as a new object
+    cache: Path | None = None  # the lab's, where `shared` keeps what runs have in common; without one each run has its own
 
     def batches(self, images: Images) -> Iterator[Tensor]:
         """Yield the images in order as float `(b, 3, s, s)` in [0, 1], on the device."""
@@ -64,6 +67,14 @@ class Data:
         if not path.exists():
             write(path, compute())
         return read(path)
+
+    def shared(self, name: str, key: Any, compute: Callable[[Data], Mapping[str, np.ndarray]]) -> Arrays:
+        """Return arrays that depend on `key` and on nothing else of this run; all runs of the lab have them in common.
+
+        The first that asks computes them, with a `Data` whose parts outlive a stop; whoever asks meanwhile waits and reads.
+        """
+        path = (self.cache or self.folder) / f"{name}-{digest(key)[:24]}.npz"
+        return kept(path, lambda parts: compute(replace(self, folder=parts)))
 
 
 def kept(path: Path, compute: Callable[[Path], Mapping[str, np.ndarray]]) -> Arrays:

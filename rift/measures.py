@@ -70,6 +70,7 @@ def captured(lab: Lab, run: Run, diagnostic: Choice, *, device: torch.device, sa
             progress=_progress(diagnostic.name, say),
             epochs=trained.epochs(run),
             at_epoch=lambda epoch: trained.build(lab, run, epoch).to(device),
+            cache=lab.cache,
         )
         try:
             return catalog.module("diagnostics", diagnostic.name).capture(pretrained, finetuned, data, **ours)

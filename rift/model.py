@@ -78,6 +78,26 @@ class Backbone(nn.Module):
         pooled = [prefix[:, 0] if self._pools_class_token else patches.mean(1) for patches, prefix in pairs]
         return self.vit.forward_head(tokens), torch.stack(pooled)  # type: ignore[arg-type]
 
+    def tokens(self, images: Tensor, layers: Sequence[int]) -> list[Tensor]:
+        """Return all tokens after each of some blocks, counted from 1, in ascending order: `(n, t, h)`, differentiable.
+
+        Layer `layers + 1` is the embedding, `(n, 1, d)`. No block behind the last asked for runs; prompts of VPT are left out.
+        """
+        options: dict[str, Any] = {"output_fmt": "NLC", "return_prefix_tokens": True, "norm": False, "stop_early": True}
+        wanted = sorted(set(layers))
+        deepest = self.layers if wanted[-1] > self.layers else 0  # the embedding needs all blocks
+        indices = sorted({layer - 1 for layer in (*wanted, deepest) if 1 <= layer <= self.layers})
+        last, blocks = self.vit.forward_intermediates(self._normalize(images), indices=indices, **options)
+        plain = [torch.cat(one[::-1], 1) if isinstance(one, tuple) else one for one in blocks]  # timm: (patches, prefix)
+        found = [plain[indices.index(layer - 1)] for layer in wanted if layer <= self.layers]
+        return [*found, self.vit.forward_head(last)[:, None]] if deepest else found  # type: ignore[arg-type]
+
+    def pooled(self, tokens: Tensor) -> Tensor:
+        """Return of tokens `(n, t, h)` the class token, or the mean patch token, as the family pools: `(n, h)`."""
+        if tokens.shape[1] == 1:  # the embedding
+            return tokens[:, 0]
+        return tokens[:, 0] if self._pools_class_token else tokens[:, self.vit.num_prefix_tokens :].mean(1)
+
     def activations(self, images: Tensor) -> Tensor:
         """Return the class token (or the mean patch token, as the family pools) after each block: `(layers, n, h)`."""
         return self.embed(images)[1]
