@@ -5,7 +5,7 @@ are those of Hendrycks and Dietterich 2019 (arXiv 1903.12261). Where they give s
 64 px and in ImageNet-C for 224 px, we take the first at 64 px, the second at 224 px and a point on the line between for other
 sides; in images larger than both, lengths grow with the side. Code and libraries are others than theirs, borders are mirrored,
 and images are not saved as JPEG afterwards, so the severities are our own and results cannot be set beside published ones. Motion
-blur, gamma, stain, rotation, zoom, elastic and occlusion have our numbers altogether. Saturation is left out: gray images have none.
+blur, gamma, stain, rotation, zoom, elastic and occlusion have our numbers altogether. No saturation: gray images have none.
 
 What is drawn for an image depends on the seed, the corruption and the image's place, on neither severity nor model nor batch
 size nor device: all models see the very same pixels, and a higher severity is more of the same.
