@@ -1,14 +1,15 @@
 """How much of what a model can do is left when its images get worse: noisy, blurred, compressed, dark, tinted, turned, hidden?
-Mean corruption error = mean over corruptions and severities of 1 - accuracy (after Hendrycks and Dietterich 2019, arXiv 1903.12261).
+Mean corruption error = mean over corruptions and severities of 1 - accuracy, after Hendrycks and Dietterich 2019 (1903.12261).
 
-Stated by the paper: each corruption's error is divided by AlexNet's before the mean is taken. What is our choice: it is divided by
+Stated by the paper (arXiv 1903.12261): each corruption's error is divided by AlexNet's, then averaged. Our choice: divided by
 nothing, since AlexNet has no head for these classes. The relative corruption error is the mean one over the same model's clean
 error. Severities are our own too (`_corruptions.py`), so numbers compare within this page and with nothing published.
 
 Drift under corruption is the debiased CKA of a model's embeddings of corrupted images with its own of the same images clean: 1 is
 no drift. All arms and the pretrained model see the very same corrupted pixels, so scores may be compared image by image; that is
-not done here, and nothing here is a test. Intervals of means are from a jackknife over images, those of single accuracies Wilson's
-and MOVER. They speak of other images, not of other training seeds or corruptions. Of findings the score is the mean average precision.
+not done here, and nothing here is a test. Intervals of means are a jackknife's over images, those of single accuracies Wilson's
+and MOVER's. They speak of other images, not of other training seeds or corruptions. Of findings the score is the mean average
+precision (mAP).
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from rift.statistics import folds, leave_out
 TITLE = "Corruption"
 LEVELS = {"one": (3,), "three": (1, 3, 5), "all": tuple(range(1, SEVERITIES + 1))}
 PRESETS: dict[str, dict[str, Any]] = {
-    "quick": {"severities": "three", "images": 100, "natural_images": 50},
+    "quick": {"severities": "three", "images": 50, "natural_images": 20},
     "thorough": {"images": 2000, "natural_images": 1000},
 }
 MODELS = {"": "finetuned", "pretrained_": "pretrained"}
@@ -135,7 +136,7 @@ def _picture(pixels: Tensor) -> np.ndarray:
 
 
 def measure(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Return scores in [0, 1] of c corruptions in v severities, CKA in [-1, 1], their means, and 95 % intervals (`…_low`, `…_high`).
+    """Return scores in [0, 1] of c corruptions in v severities, CKA in [-1, 1], their means and 95 % intervals (`…_low`, `_high`).
 
     For each of the scores (`accuracy`, `balanced_accuracy`; of findings `average_precision`, `accuracy`), of `natural_accuracy`
     and of `cka_debiased`, these two also `pretrained_…`: `NAME` `(c, v)`, `corruption_NAME` `(c,)` its mean over severities,
