@@ -90,7 +90,13 @@ def _arrows(plot: go.Figure, one: dict, column: int) -> None:
     chosen = spread(len(start), ARROWS)
     gap = np.full((len(chosen), 2), np.nan)
     ways = np.stack([start[chosen], end[chosen], gap], axis=1).reshape(-1, 2)
-    marker = {"symbol": "arrow", "angleref": "previous", "size": [0, 9, 0] * len(chosen), "color": figures.GREY, "opacity": 1}
+    marker = {
+        "symbol": "arrow",
+        "angleref": "previous",
+        "size": [0, 9, 0] * len(chosen),
+        "color": figures.GREY,
+        "line": {"width": 0},
+    }
     line = {"color": figures.GREY, "width": 1}
     name = "from its pretrained place"
     _trace(plot, ways, name, column, mode="lines+markers", line=line, marker=marker, hoverinfo="skip", legendrank=1900)
@@ -127,7 +133,7 @@ def contours(points: np.ndarray) -> np.ndarray:
         for line in find_contours(heights, ordered[np.searchsorted(held, mass)]):
             axes = (np.interp(place, np.arange(CELLS), axis) for place, axis in zip(line.T, (x, y), strict=True))
             parts += [np.stack(list(axes), axis=1), np.full((1, 2), np.nan)]
-    return np.concatenate(parts)
+    return np.concatenate([*parts, parts[0][:1]])  # ends where it begins: only around closed lines does plotly leave a margin
 
 
 def _trace(plot: go.Figure, points: np.ndarray, name: str, column: int, *, mode: str = "markers", **more: object) -> None:

@@ -74,6 +74,9 @@ def measure(
         except ValueError as error:
             return nothing([*ARRAYS, *NUMBERS], f"no rotation can be fitted: {error}")
         turned = {"turned": how}
+    moved = _numbers(was, now, (was - fitted.mean) @ fitted.basis, (now - fitted.mean) @ fitted.basis)
+    if basis == "rotation-aligned":
+        moved |= nothing(number("mean_shift"), "the mean was moved back in this basis")
     labels, classes = (y.labels, after.classes) if y.labels.ndim == 1 else findings.one_each(y.labels, after.classes)
     result: Result = {
         "n": len(was),
@@ -85,7 +88,7 @@ def measure(
         "classes": np.array(classes, dtype=np.str_),
         "ids": y.ids,
     }
-    result |= turned | _numbers(was, now, result["before"], result["after"])
+    result |= turned | moved
     for name, embeddings in (("explained_before", was), ("explained_after", now)):
         total = np.var(embeddings, axis=0).sum()
         shown = np.var((embeddings - fitted.mean) @ fitted.basis, axis=0).sum()
@@ -103,14 +106,14 @@ def _natural(snapshot: Snapshot) -> np.ndarray:
 def _turn(was: np.ndarray, now: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray, str]:
     """Return finetuned and natural embeddings with mean and rotation undone, and on which images these were fitted.
 
-    The natural images get the turn of all test images. With two images a dimension the test images are turned cross-fitted.
+    The natural images get the turn of all test images. From two images a dimension on the test images are turned cross-fitted.
     """
     n, d = was.shape
     turn = similarity.shrunk_rotation(was, now)
     apart = (others - now.mean(0)) @ turn.T + was.mean(0) if len(others) else others
     if n >= 2 * d:
         return similarity.unrotate(was, now), apart, "each half of the images by the rotation of the other half (cross-fitted)"
-    how = f"on these same {n} images (in-sample), which in {d} dimensions makes the models look more alike than they are"
+    how = f"on these same {n} images (in-sample); for {d} dimensions they are few, so it is rough: it may miss and may overdo"
     return (now - now.mean(0)) @ turn.T + was.mean(0), apart, how
 
 
@@ -182,7 +185,7 @@ def _moved(arms: Mapping[str, dict]) -> str:
         if arm == "pretrained" or one.get("displacement") is None:
             continue
         overlap = f", clouds overlap {_interval(one, 'cloud_overlap')}" if one.get("cloud_overlap") is not None else ""
-        shift = f", their mean {one['mean_shift']:.2f}"
+        shift = f", their mean {one['mean_shift']:.2f}" if one.get("mean_shift") is not None else ""
         parts.append(f"{arm} {_interval(one, 'displacement')}{shift}{overlap}")
     unit = "In units of the pretrained spread, over all dimensions, an image moved on average"
     n = next(iter(arms.values()))["n"]

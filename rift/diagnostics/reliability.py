@@ -282,16 +282,16 @@ def sentence(results: Mapping[str, dict]) -> str:
         said = [f"pretrained {_said(first, 'pretrained_natural_')}"] if first.get("pretrained_natural_ece") is not None else []
         said += [f"{arm} {_said(one, 'natural_')}" for arm, one in natural.items()]
         parts.append(f"On {first['n_natural']} natural images: {'; '.join(said)}.")
-    return " ".join(parts)
+    chance = "By chance is what a perfectly calibrated model with the same confidences shows: mean, and 95th percentile."
+    return " ".join([*parts, chance])
 
 
 def _said(one: Mapping, prefix: str) -> str:
     ece, expected, high = (one[f"{prefix}ece{end}"] for end in ("", "_expected", "_expected_high"))
-    chance = f"a perfectly calibrated model would show {expected:.3f} on average and at most {high:.3f} in 19 of 20 cases"
     low, top = one.get(f"{prefix}confidence_gap_low"), one.get(f"{prefix}confidence_gap_high")
     gap = one[f"{prefix}confidence_gap"]
     way = (
         "" if low is None or top is None or low <= 0 <= top else f", {'over' if gap > 0 else 'under'}confident by {abs(gap):.3f}"
     )
-    verdict = "so this is more than chance" if ece > high else "so this may be chance"
-    return f"{ece:.3f} ({chance}, {verdict}{way})"
+    verdict = "more than chance" if ece > high else "may be chance"
+    return f"{ece:.3f} (by chance {expected:.3f}, up to {high:.3f}: {verdict}{way})"

@@ -196,13 +196,20 @@ def figure(results: Mapping[str, dict]) -> go.Figure:
         return figures.empty(next(filter(None, reasons), "no arm was measured"))
     first = next(iter(arms.values()))
     chance = figures.numbers([first.get(f"{prefix}{key}_chance") for prefix, _, key in groups])
-    bar = {"symbol": "line-ew-open", "size": 34, "color": figures.GREY, "line": {"width": 2}}
-    places = np.arange(len(groups))
+    bar = {"symbol": "line-ew-open", "size": 64, "color": figures.GREY, "line": {"width": 2}}
+    places, step = np.arange(len(groups)), min(0.12, 0.7 / len(arms))
     plot.add_scatter(x=places, y=chance, mode="markers", name="chance", marker=bar, hovertemplate="chance %{y:.3f}")
-    _points(plot, "pretrained", first, [(prefix, f"pretrained_{key}") for prefix, _, key in groups], places - 0.24, list(results))
+    _points(
+        plot,
+        "pretrained",
+        first,
+        [(prefix, f"pretrained_{key}") for prefix, _, key in groups],
+        places - step * len(arms) / 2,
+        list(results),
+    )
     for place, (arm, one) in enumerate(arms.items(), 1):
-        offset = place * min(0.16, 0.5 / len(arms)) - 0.24
-        _points(plot, arm, one, [(prefix, key) for prefix, _, key in groups], places + offset, list(results))
+        keys = [(prefix, key) for prefix, _, key in groups]
+        _points(plot, arm, one, keys, places + step * (place - len(arms) / 2), list(results))
     ticks = [f"{'same class' if key == 'same_class' else 'neighbors kept'}<br>{images}" for _, images, key in groups]
     plot.update_xaxes(tickvals=places, ticktext=ticks, range=[-0.5, len(groups) - 0.5])
     plot.update_yaxes(title_text=f"share of the {first['k']} nearest", range=[-0.03, 1.03])
