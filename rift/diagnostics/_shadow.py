@@ -12,7 +12,7 @@ from rift import figures
 
 MOST_POINTS = 600  # drawn in each panel, evenly spaced; the numbers cover all
 ARROWS = 24  # images whose way is drawn, evenly spaced
-CELLS = 72  # of the grid that a density is drawn from, in each direction
+CELLS = 56  # of the grid that a density is drawn from, in each direction
 MASSES = (0.5, 0.9)  # share of a density within each contour
 
 
@@ -93,7 +93,7 @@ def _arrows(plot: go.Figure, one: dict, column: int) -> None:
     marker = {
         "symbol": "arrow",
         "angleref": "previous",
-        "size": [0, 9, 0] * len(chosen),
+        "size": [0, 11, 0] * len(chosen),
         "color": figures.GREY,
         "line": {"width": 0},
     }
@@ -109,7 +109,9 @@ def _density(plot: go.Figure, one: dict, model: str, arm: str, column: int, arms
         return
     dash = figures.dash(arm, arms)
     look = {"color": figures.color(arm, arms), "dash": dash, "width": 2.5 if dash == "dot" else 2}
-    _trace(plot, lines, f"density, {figures.text(arm)}", column, mode="lines", line=look, hoverinfo="skip", legendrank=1500)
+    unseen = {"size": 1, "opacity": 0}  # plotly leaves a margin around markers, none around lines
+    name, mode = f"density, {figures.text(arm)}", "lines+markers"
+    _trace(plot, lines, name, column, mode=mode, line=look, marker=unseen, hoverinfo="skip", legendrank=1500)
 
 
 def contours(points: np.ndarray) -> np.ndarray:
@@ -133,7 +135,7 @@ def contours(points: np.ndarray) -> np.ndarray:
         for line in find_contours(heights, ordered[np.searchsorted(held, mass)]):
             axes = (np.interp(place, np.arange(CELLS), axis) for place, axis in zip(line.T, (x, y), strict=True))
             parts += [np.stack(list(axes), axis=1), np.full((1, 2), np.nan)]
-    return np.concatenate([*parts, parts[0][:1]])  # ends where it begins: only around closed lines does plotly leave a margin
+    return np.concatenate(parts)
 
 
 def _trace(plot: go.Figure, points: np.ndarray, name: str, column: int, *, mode: str = "markers", **more: object) -> None:

@@ -139,9 +139,8 @@ def _nearest(embeddings: np.ndarray, asking: np.ndarray, k: int) -> tuple[np.nda
     from sklearn.neighbors import NearestNeighbors  # takes a second to import
 
     # One more than k, as each image finds itself; where copies of it come first, the farthest goes instead
-    wide = embeddings.astype(np.float64)
-    search = NearestNeighbors(n_neighbors=k + 1, metric="cosine", algorithm="brute").fit(wide)
-    distances, near = search.kneighbors(wide[asking])
+    search = NearestNeighbors(n_neighbors=k + 1, metric="cosine", algorithm="brute").fit(embeddings)
+    distances, near = search.kneighbors(embeddings[asking])
     itself = near == asking[:, None]
     itself[~itself.any(1), -1] = True
     return near[~itself].reshape(-1, k), distances[~itself].reshape(-1, k)
@@ -196,7 +195,7 @@ def figure(results: Mapping[str, dict]) -> go.Figure:
         return figures.empty(next(filter(None, reasons), "no arm was measured"))
     first = next(iter(arms.values()))
     chance = figures.numbers([first.get(f"{prefix}{key}_chance") for prefix, _, key in groups])
-    bar = {"symbol": "line-ew-open", "size": 64, "color": figures.GREY, "line": {"width": 2}}
+    bar = {"symbol": "line-ew-open", "size": 40, "color": figures.GREY, "line": {"width": 2}}
     places, step = np.arange(len(groups)), min(0.12, 0.7 / len(arms))
     plot.add_scatter(x=places, y=chance, mode="markers", name="chance", marker=bar, hovertemplate="chance %{y:.3f}")
     _points(
@@ -213,7 +212,7 @@ def figure(results: Mapping[str, dict]) -> go.Figure:
     ticks = [f"{'same class' if key == 'same_class' else 'neighbors kept'}<br>{images}" for _, images, key in groups]
     plot.update_xaxes(tickvals=places, ticktext=ticks, range=[-0.5, len(groups) - 0.5])
     plot.update_yaxes(title_text=f"share of the {first['k']} nearest", range=[-0.03, 1.03])
-    return figures.style(plot, 400)
+    return figures.style(plot, 400).update_layout(meta={"min_width": 100 + 115 * len(groups)})
 
 
 def _points(plot: go.Figure, arm: str, one: dict, keys: list[tuple[str, str]], x: np.ndarray, arms: list[str]) -> None:
