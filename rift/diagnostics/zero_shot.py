@@ -20,6 +20,7 @@ from pydantic import Field
 from scipy.special import softmax
 
 from rift import figures
+from rift.diagnostics import _judge
 from rift.errors import DataError, ModelError
 from rift.similarity import halves, unrotate
 from rift.snapshot import Arrays, Judge, Snapshot
@@ -104,12 +105,7 @@ def _missing(judge: Judge | None, natural: Arrays | None) -> str:
 
 def _name(embeddings: np.ndarray, judge: Judge) -> dict[str, np.ndarray]:
     """The likeliest labels of embeddings `(n, d)`, as indices into all natural classes, best first."""
-    wide, known = embeddings.astype(np.float64), judge.known
-    unit = wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
-    cosines = np.empty((len(unit), len(known)))
-    for fold, rows in enumerate(judge.rows[:, known].astype(np.float64)):
-        cosines[judge.fold == fold] = unit[judge.fold == fold] @ rows.T
-    probabilities = softmax(judge.scale * cosines, axis=1)
+    known, probabilities = judge.known, softmax(_judge.logits(embeddings, judge), axis=1)
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
     sure = np.take_along_axis(probabilities, best, axis=1)
     margin = sure[:, 0] - sure[:, 1] if len(known) > 1 else sure[:, 0]
