@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     from rift.model import Attention, Backbone
 
 LOOK_WORDS = False  # where a model looks needs no words to choose from
-PIXELS = 224  # of the longer panels' photo; each panel has a copy of it
-COLUMNS = 3
-HEAT = [[0.0, "rgba(20,110,230,0)"], [1.0, "rgba(20,110,230,0.78)"]]  # one hue, and the more of it the more is looked at
+PIXELS = 224  # of a side of the photo, which every panel has a copy of
+HEAT = [[0.0, "rgba(20,110,230,0)"], [1.0, "rgba(20,110,230,0.85)"]]  # one hue, and the more of it the more is looked at
 EDGES = (("#ffffff", 4.5), ("#101010", 2.0))  # dark on white: seen on any photo
 READERS = {
     "class token": "what the class token looks at, among the patches",
@@ -97,49 +96,60 @@ def _of_head(found: Attention, layer: int, head: int) -> np.ndarray:
 def _photo(image: Tensor, models: int) -> np.ndarray:
     """Return the photo as uint8 `(s, s, 3)`, smaller where many models show it, since every panel carries a copy."""
     pixels = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-    most = int(PIXELS * min(1, math.sqrt(6 / models)))
+    most = int(PIXELS * min(1, math.sqrt(5 / models)))
     return images.fit(pixels, most) if len(pixels) > most else pixels
 
 
 def look_figure(found: Mapping[str, Any]) -> go.Figure:
-    """The photo once for each model: blue where it looks, boxes around its most attended regions, agreement in the title."""
-    models, maps = list(found["models"]), np.asarray(found["maps"])
-    side = math.isqrt(maps.shape[1])
-    columns = min(COLUMNS, len(models))
-    rows = math.ceil(len(models) / columns)
-    scores = np.asarray(found["agreement"])
+    """The photo, then once more in gray for each model: blue where it looks, boxes around its most attended regions, and how far
+    it agrees with the first model.
+    """
+    maps, photo = np.asarray(found["maps"]), np.asarray(found["photo"], np.uint8)
+    names, scores = [figures.text(name) for name in found["models"]], np.asarray(found["agreement"])
     titles = [
-        figures.text(name) + (f"<br>agreement {scores[i]:.3f}" if i else "<br>the reference") for i, name in enumerate(models)
+        "the photo",
+        names[0],
+        *(f"{name}<br>agreement {score:.3f}" for name, score in zip(names[1:], scores[1:], strict=True)),
     ]
-    plot = make_subplots(rows, columns, subplot_titles=titles, horizontal_spacing=0.03, vertical_spacing=0.2 / rows)
-    uri = "data:image/jpeg;base64," + base64.b64encode(images.jpeg(np.asarray(found["photo"], np.uint8))).decode()
-    for i in range(len(models)):
-        place = {"row": i // columns + 1, "col": i % columns + 1}
-        picture = {"source": uri, "x": 0, "y": 0, "sizex": 1, "sizey": 1, "sizing": "stretch", "layer": "below"}
-        plot.add_layout_image(**picture, **place)
-        plot.add_trace(
-            go.Heatmap(
-                z=(maps[i] * maps.shape[1]).round(4).reshape(side, side),
-                x0=0.5 / side,
-                dx=1 / side,
-                y0=0.5 / side,
-                dy=1 / side,
-                coloraxis="coloraxis",
-                hovertemplate="%{z:.2f} times an even share<extra></extra>",
-            ),
-            **place,
-        )
-        for box in found["boxes"][i]:
-            edges = {"x0": box["left"], "x1": box["right"], "y0": box["top"], "y1": box["bottom"]}
-            for color, width in EDGES:
-                plot.add_shape(type="rect", **edges, line={"color": color, "width": width}, **place)
-        last = f"{i + 1 or ''}" if i else ""
-        plot.update_xaxes(visible=False, range=[0, 1], constrain="domain", **place)
-        plot.update_yaxes(visible=False, range=[1, 0], constrain="domain", scaleanchor=f"x{last}", **place)
-    bar = {"title": {"text": "times an even share", "side": "right"}, "thickness": 12, "outlinewidth": 0, "len": 0.9}
+    rows = math.ceil(len(titles) / 2)
+    plot = make_subplots(rows, 2, horizontal_spacing=0.04, vertical_spacing=0.18 / rows)
+    color, gray = (_uri(one) for one in (photo, np.repeat(photo.mean(2, keepdims=True).round().astype(np.uint8), 3, 2)))
+    pictures, boxes, words = [], [], []  # set at once, since plotly checks all of them again whenever one is added
+    for i, title in enumerate(titles):
+        place, number = {"row": i // 2 + 1, "col": i % 2 + 1}, str(i + 1) if i else ""
+        axes = {"xref": f"x{number}", "yref": f"y{number}"}
+        whole = {"x": 0, "y": 0, "sizex": 1, "sizey": 1, "sizing": "stretch", "layer": "below"}
+        pictures.append({"source": gray if i else color, **whole, **axes})
+        # in the panel's own units, since a panel is narrower than its half of a wide page
+        words.append({"text": title, "x": 0.5, "y": 0, "yanchor": "bottom", "yshift": 2, "showarrow": False, **axes})
+        plot.add_trace(_heat(maps[i - 1] if i else np.full_like(maps[0], np.nan)), **place)
+        for box in found["boxes"][i - 1] if i else ():
+            at = {"x0": box["left"], "x1": box["right"], "y0": box["top"], "y1": box["bottom"], **axes}
+            boxes += [{"type": "rect", **at, "line": {"color": ink, "width": width}} for ink, width in EDGES]
+        side = {"constraintoward": "left" if i % 2 else "right"}  # the two of a row stay together where the page is wide
+        plot.update_xaxes(visible=False, range=[0, 1], constrain="domain", **side, **place)
+        plot.update_yaxes(visible=False, range=[1, 0], constrain="domain", scaleanchor=f"x{number}", **place)
+    for hidden in range(len(titles), 2 * rows):
+        plot.update_xaxes(visible=False, row=rows, col=hidden % 2 + 1).update_yaxes(visible=False, row=rows, col=hidden % 2 + 1)
+    label = {"text": "times an even share of the attention", "side": "bottom"}
+    bar = {"title": label, "orientation": "h", "y": 0, "yanchor": "top", "thickness": 10, "outlinewidth": 0, "len": 0.6}
+    plot.update_layout(images=pictures, shapes=boxes, annotations=words)
     plot.update_layout(coloraxis={"colorscale": HEAT, "colorbar": bar, "cmin": 0})
-    figures.style(plot, 70 + 290 * rows)
-    return plot.update_layout(margin={"l": 8, "r": 8, "t": 60, "b": 12}, meta={"min_width": 120 + 190 * columns})
+    figures.style(plot, 120 + 270 * rows)
+    return plot.update_layout(margin={"l": 8, "r": 8, "t": 50, "b": 70})
+
+
+def _uri(pixels: np.ndarray) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(images.jpeg(pixels)).decode()
+
+
+def _heat(one: np.ndarray) -> go.Heatmap:
+    """One map `(patches,)` over the unit square, in multiples of what each patch would get if all got the same."""
+    side = math.isqrt(len(one))
+    edges = {"x0": 0.5 / side, "dx": 1 / side, "y0": 0.5 / side, "dy": 1 / side}
+    said = "%{z:.2f} times an even share<extra></extra>"
+    z = (one * len(one)).round(4).reshape(side, side)
+    return go.Heatmap(z=z, **edges, coloraxis="coloraxis", hovertemplate=said, hoverongaps=False)
 
 
 def look_sentence(found: Mapping[str, Any]) -> str:

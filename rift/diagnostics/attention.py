@@ -158,8 +158,8 @@ def _known(name: str, values: np.ndarray) -> Result:
 
 
 def figure(results: Mapping[str, dict]) -> go.Figure:
-    """Left, agreement with the pretrained model's maps by layer, solid for medical, dashed for natural images, dotted its floor;
-    right, how far the heads look in medical images.
+    """Left, agreement with the pretrained model's maps by layer, solid for medical, dashed for natural images, and its floor
+    (dash-dot, medical); right, how far the heads look in medical images.
     """
     arms = {arm: one for arm, one in results.items() if one.get("agreement_layers") is not None}
     if not arms:
@@ -172,7 +172,11 @@ def figure(results: Mapping[str, dict]) -> go.Figure:
             _agreement(plot, arm, one, names, suffix, dash)
         _distance(plot, arm, one, names, "")
     _distance(plot, "pretrained", next(iter(arms.values())), names, "pretrained_")
-    for label, dash in (("medical images", "solid"), ("natural images", "dash"), ("floor: another image's map", "dot")):
+    for label, dash in (
+        ("medical images", "solid"),
+        ("natural images", "dash"),
+        ("floor, medical: another image's map", "dashdot"),
+    ):
         line = {"color": figures.GREY, "dash": dash, "width": 2}
         plot.add_trace(go.Scatter(x=[None], y=[None], mode="lines", name=label, line=line, hoverinfo="skip"), row=1, col=1)
     ticks = np.arange(1, layers + 1)
@@ -189,11 +193,11 @@ def _agreement(plot: go.Figure, arm: str, one: dict, arms: list[str], suffix: st
     values = figures.numbers(one.get(f"agreement{suffix}_layers"))
     if not len(values):
         return
-    low, high = np.vstack(
-        [figures.numbers(one[f"agreement{suffix}_layers_interval"]), np.full((1, 2), np.nan), _ends(one, suffix)]
-    ).T
-    floor = _then(one.get(f"agreement{suffix}_layers_floor"), one.get(f"agreement{suffix}_floor"), len(values))
-    mean = _then(values, one.get(f"agreement{suffix}"), len(values))
+    count = len(values)
+    mean = _then(values, one.get(f"agreement{suffix}"), count)
+    floor = _then(one.get(f"agreement{suffix}_layers_floor"), one.get(f"agreement{suffix}_floor"), count)
+    ends = figures.numbers(one.get(f"agreement{suffix}_layers_interval")).reshape(-1, 2).T
+    low, high = (_then(row, one.get(f"agreement{suffix}_{name}"), count) for row, name in zip(ends, ("low", "high"), strict=True))
     color = figures.color(arm, arms)
     x = np.append(np.arange(1, len(values) + 2), len(values) + 1)
     bars = {"type": "data", "array": high - mean, "arrayminus": mean - low, "thickness": 1.5, "width": 3, "color": color}
@@ -212,25 +216,17 @@ def _agreement(plot: go.Figure, arm: str, one: dict, arms: list[str], suffix: st
         row=1,
         col=1,
     )
-    line = {"color": figures.faded(color, 0.8), "dash": "dot", "width": 1.2}
-    mark = {"symbol": "line-ew-open", "size": 9, "color": color}
-    plot.add_trace(
-        go.Scatter(
-            y=floor, mode="lines+markers", showlegend=False, line=line, marker=mark, hovertemplate="floor %{y:.3f}", **options
-        ),
-        row=1,
-        col=1,
-    )
+    if suffix:  # one floor an arm is enough to see; the other is in the table
+        return
+    line, mark = {"color": color, "dash": "dashdot", "width": 1}, {"symbol": figures.symbol(arm, arms), "size": 5, "color": color}
+    below = go.Scatter(y=floor, mode="lines+markers", line=line, marker=mark, hovertemplate="floor %{y:.3f}", **options)
+    plot.add_trace(below.update(showlegend=False), row=1, col=1)
 
 
 def _then(layers: Any, last: float | None, count: int) -> np.ndarray:
     """Return the layers' values, a gap, and the rollout's."""
     values = figures.numbers(layers)
     return np.concatenate([values if len(values) else np.full(count, np.nan), [np.nan], figures.numbers([last])])
-
-
-def _ends(one: Mapping[str, Any], suffix: str) -> np.ndarray:
-    return figures.numbers([[one.get(f"agreement{suffix}_low"), one.get(f"agreement{suffix}_high")]])
 
 
 def _distance(plot: go.Figure, arm: str, one: dict, arms: list[str], prefix: str) -> None:
