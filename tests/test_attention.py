@@ -277,6 +277,7 @@ def test_a_photo_is_shown_once_for_each_model_with_boxes_and_agreement():
     assert figure.layout.paper_bgcolor == "rgba(0,0,0,0)"
     text = attention.look_sentence(found)
     assert "rollout" in text and "class token" in text and "anecdote" in text and "50 %" in text
+    assert f"{found['spread'][0] * 100:.0f} % of the patches" in text and found["spread"][0] <= 0.52
     assert attention.LOOK_WORDS is False
 
 

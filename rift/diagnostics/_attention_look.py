@@ -43,9 +43,10 @@ def look(
 ) -> dict[str, Any]:
     """Return each model's map `(models, patches)` of one photo `(3, s, s)`, its boxes, and what it shares with the first model's.
 
-    `agreement`, `rank_correlation` and `overlap` are those of `measure`; `by_layer` `(models, layers + 1)` is the agreement in
-    every layer, heads averaged, and last by rollout. Raises `setting.range` for a layer or head that the models do not have, and
-    `run.diverged` for a model whose attention is not finite. `labels` are not used.
+    `agreement`, `rank_correlation` and `overlap` are those of `measure`; `spread` is the share of all patches that hold `mass` of
+    a map; `by_layer` `(models, layers + 1)` is the agreement in every layer, heads averaged, and last by rollout. Raises
+    `setting.range` for a layer or head that the models do not have, and `run.diverged` for a model whose attention is not finite.
+    `labels` are not used.
     """
     found = {name: backbone.attention(image[None]) for name, backbone in backbones.items()}
     first = next(iter(found.values()))
@@ -69,6 +70,7 @@ def look(
         "reader": first.reader,
         "maps": chosen,
         "boxes": [maths.boxes(one, mass) for one in chosen],
+        "spread": regions.mean(1),
         "agreement": maths.agreement(chosen[:1], chosen),
         "rank_correlation": maths.rank_correlation(chosen[:1], chosen),
         "overlap": maths.overlap(regions[:1], regions),
@@ -161,9 +163,11 @@ def look_sentence(found: Mapping[str, Any]) -> str:
     parts = [_said(found, i, name) for i, name in enumerate(arms, 1)]
     compared = f"Beside {first}'s map ({where}; 1 is the same): {'; '.join(parts)}." if parts else f"{first}'s map ({where})."
     boxes = f"Boxes: the largest connected parts of the fewest patches that hold {found['mass']:.0%} of a map".replace("%", " %")
+    spread = f"For {first} these are {found['spread'][0]:.0%} of the patches".replace("%", " %")
+    even = "; the nearer to the share that they hold, the less its boxes mean"
     return (
-        f"{compared} Blue is {READERS[found['reader']]}. {boxes}, at most {maths.MOST_BOXES}. Where a model looks is not why it "
-        "answers, and one photo is an anecdote, not a measurement."
+        f"{compared} Blue is {READERS[found['reader']]}. {boxes}, at most {maths.MOST_BOXES}. {spread}{even}. Where a model looks "
+        "is not why it answers, and one photo is an anecdote, not a measurement."
     )
 
 
