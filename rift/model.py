@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,21 @@ class NaturalHead:
     def logits(self, embeddings: Tensor) -> Tensor:
         """Return `scale` times the cosine of embeddings `(n, d)` and rows: `(n, k)`."""
         return self.scale * F.normalize(embeddings.float(), dim=1) @ self.rows.to(embeddings.device).T
+
+
+class Attention(NamedTuple):
+    """Which tokens of an image attend to which, in every block; the patches come last, row by row.
+
+    Prompts that a method added are left out of rows and columns, so that a row sums to 1 less what it gave to them.
+    """
+
+    weights: Tensor  # (layers, n, heads, tokens, tokens) in [0, 1]; a row is the token that asks, a column one that it looks at
+    reading: Tensor  # (n, tokens): in what shares the embedding is read from the tokens after the last block; sums to 1
+    prefix: int  # tokens before the patches: class token and registers
+    reader: Literal["class token", "mean of the patches", "pooling head"]  # what `reading` is
+
+
+_ATTENDING = threading.Lock()  # a cached model may be asked by two threads, and `attention` changes how it computes meanwhile
 
 
 class Backbone(nn.Module):
@@ -101,6 +117,53 @@ class Backbone(nn.Module):
     def activations(self, images: Tensor) -> Tensor:
         """Return the class token (or the mean patch token, as the family pools) after each block: `(layers, n, h)`."""
         return self.embed(images)[1]
+
+    @torch.no_grad()
+    def attention(self, images: Tensor) -> Attention:
+        """Return the attention of every block, `(layers, n, heads, tokens, tokens)`, and how the embedding is read.
+
+        What the model computes after this call is what it computed before, to the bit: attention is computed step by step
+        only meanwhile, since the fused kernel never holds the weights.
+        """
+        vit: Any = self.vit
+        layers, seen, mine = [block.attn for block in vit.blocks], [], threading.get_ident()
+
+        def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            if threading.get_ident() == mine:  # not of a forward pass that another thread runs
+                seen.append(inputs[0])
+
+        with _ATTENDING:
+            fused = [layer.fused_attn for layer in layers]
+            handles = [layer.attn_drop.register_forward_pre_hook(keep) for layer in layers]
+            try:
+                for layer in layers:
+                    layer.fused_attn = False
+                tokens = vit.forward_features(self._normalize(images))
+            finally:
+                for layer, handle, was in zip(layers, handles, fused, strict=True):
+                    layer.fused_attn = was
+                    handle.remove()
+        prefix, weights = vit.num_prefix_tokens, torch.stack(seen)
+        added = weights.shape[-1] - tokens.shape[1]  # prompts stand between the prefix and the patches, inside the blocks only
+        own = torch.cat([torch.arange(prefix), torch.arange(prefix + added, weights.shape[-1])]).to(weights.device)
+        reading, reader = self._reading(tokens)
+        return Attention(weights[..., own, :][..., own], reading, prefix, reader)
+
+    def _reading(self, tokens: Tensor) -> tuple[Tensor, Any]:
+        vit: Any = self.vit
+        shares = tokens.new_zeros(tokens.shape[:2])
+        if self._pools_class_token:
+            shares[:, 0] = 1
+            return shares, "class token"
+        first = 0 if vit.pool_include_prefix else vit.num_prefix_tokens
+        if vit.attn_pool is None:
+            shares[:, first:] = 1 / (tokens.shape[1] - first)
+            return shares, "mean of the patches"
+        pool, (heads, size) = vit.attn_pool, (vit.attn_pool.num_heads, vit.attn_pool.head_dim)
+        keys = pool.k_norm(pool.kv(tokens[:, first:]).unflatten(2, (2, heads, size))[:, :, 0].transpose(1, 2))
+        queries = pool.q_norm(pool.q(pool.latent).unflatten(2, (heads, size)).transpose(1, 2))
+        shares[:, first:] = (queries * pool.scale @ keys.transpose(2, 3)).softmax(3).mean((1, 2))
+        return shares, "pooling head"
 
     def natural_head(self, labels: Sequence[str]) -> NaturalHead | None:
         """Return the rows for natural labels, or None where the family has neither text tower nor classifier."""
