@@ -56,7 +56,7 @@ def figure(results: Mapping[str, dict]) -> go.Figure:
             fillcolor="rgba(0,0,0,0)",
             hovertemplate="%{x:.4f}<extra></extra>",
         )
-    plot.update_xaxes(title_text="mean absolute error of an image's pixels", rangemode="tozero")
+    plot.update_xaxes(title_text="mean absolute error of a pixel", rangemode="tozero")
     return figures.style(plot, 150 + 80 * len(rows)).update_layout(showlegend=False)
 
 
