@@ -31,6 +31,7 @@ def compare(
     seeds: int = 1,
     natural: str | Path = "bundled",
     leave_out_small: bool = False,
+    task: str | None = None,
     device: str = "auto",
     lab: str | Path | None = None,
     workers: int = 1,
@@ -39,19 +40,24 @@ def compare(
 ) -> dict[str, Any]:
     """Finetune every arm from every seed, write the document and `report.html` into `out`, and return the document.
 
-    `data` and `natural` are what `contract.md` calls DATA; the arm `none` is always there. Raises any UserError, and then
-    leaves nothing half stored; `run.stopped` after Ctrl-C, with all finished work kept in the lab.
+    `data` and `natural` are what `contract.md` calls DATA; the arm `none` is always there; `task` is the one that the labels ask
+    for, unless another is named. Raises any UserError, and then leaves nothing half stored; `run.stopped` after Ctrl-C, with all
+    finished work kept in the lab.
     """
     out = Path(out)
     settings = settings_of(training or {})
     model = catalog.check("backbones", catalog.parse(backbone))
+    wanted = catalog.parse(task) if task else None
+    if wanted:
+        catalog.check("tasks", wanted)
     ways, penalties = tuple(map(catalog.parse, methods)), tuple(map(catalog.parse, regularizers))
     comparison.plan(ways, penalties, strengths)  # a wrong choice is told before the images are read
     if device not in ("auto", "cpu", "cuda"):
         raise SettingError("setting.range", f"--device {device!r} is not allowed; use auto, cpu or cuda.")
     if not Path(natural).exists() and not str(natural).endswith(".zip"):
         catalog.check("natural", catalog.parse(str(natural)))  # before the images are read
-    here, images, others, parts = _read(data, natural, Lab(lab) if lab else None, out, leave_out_small, settings, strengths, say)
+    asked = (leave_out_small, wanted, settings, strengths)
+    here, images, others, parts = _read(data, natural, Lab(lab) if lab else None, out, *asked, say)
     counts = images.counts(parts)
     kinds = "findings" if images.task == "multi_label" else "classes"
     say(f"{len(images)} images in {len(images.classes)} {kinds}: " + ", ".join(f"{n} {part}" for part, n in counts.items()))
@@ -64,7 +70,7 @@ def compare(
         strengths=tuple(strengths),
         training=settings,
         seeds=seeds,
-        task=Choice(name=images.task),
+        task=wanted or Choice(name=images.task),
     )
     name = service.place(here, order, source=str(data))
     arms = service.arms(here, name)
@@ -82,6 +88,7 @@ def _read(
     lab: Lab | None,
     out: Path,
     leave_out_small: bool,
+    task: Choice | None,
     settings: Training,
     strengths: Sequence[Strength],
     say: Say,
@@ -93,7 +100,7 @@ def _read(
         say(f"Reading {data} …")
         images = open_data(data, Path(root), leave_out_small=leave_out_small)
         others = open_natural(natural, Path(root))
-        dataset.refuse_misfit(images, Choice(name=images.task), settings)
+        dataset.refuse_misfit(images, task or Choice(name=images.task), settings)
         parts = dataset.parts(images, settings, 0)
         if "auto" in strengths:  # too few epochs for it are told before anything is trained
             tuning.plan("strength", settings.epochs, len(parts.train), len(parts.validation))

@@ -36,13 +36,10 @@ Regularizers = Annotated[
 ]
 Epochs = Annotated[int | None, typer.Option("--epochs", help="passes over the training images")]
 Seeds = Annotated[int, typer.Option("--seeds", min=1, max=100, help="how many seeds; every arm is trained once from each")]
-Sets = Annotated[
-    list[str] | None, typer.Option("--set", help="NAME=VALUE: any training setting, or preset=NAME; may be repeated")
-]
-Natural = Annotated[
-    str, typer.Option("--natural", help="bundled, a name from `list natural`, or a zip of folders named by label")
-]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE: a training setting, or preset=NAME; may be repeated")]
+Natural = Annotated[str, typer.Option("--natural", help="bundled, a name of `list natural`, or a zip of folders named by label")]
 LeaveOutSmall = Annotated[bool, typer.Option("--leave-out-small", help="leave out classes with fewer than three images")]
+Task = Annotated[str | None, typer.Option("--task", help="a name from `list tasks` (default: what the labels ask for)")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda")]
 LabFolder = Annotated[Path | None, typer.Option("--lab", help="folder of runs and caches (default OUT/lab)")]
 Json = Annotated[bool, typer.Option("--json", help="print the result document alone on standard output")]
@@ -61,6 +58,7 @@ def compare(
     set_: Sets = None,
     natural: Natural = "bundled",
     leave_out_small: LeaveOutSmall = False,
+    task: Task = None,
     device: Device = "auto",
     lab: LabFolder = None,
     json_: Json = False,
@@ -84,6 +82,7 @@ def sweep(
     set_: Sets = None,
     natural: Natural = "bundled",
     leave_out_small: LeaveOutSmall = False,
+    task: Task = None,
     device: Device = "auto",
     lab: LabFolder = None,
     workers: Annotated[int, typer.Option("--workers", min=1, max=64, help="worker processes at once")] = 1,
@@ -233,8 +232,10 @@ def work(
 
 def _compare(asked: dict[str, Any], strengths: list[Any], job: Callable[..., dict[str, Any]], **more: Any) -> None:
     """Carry out what `compare` and `sweep` have in common; `asked` are the options by their names."""
-    same = {key: asked[key] for key in ("data", "out", "backbone", "seeds", "natural", "leave_out_small", "device", "lab")}
-    same |= {"methods": asked["method"] or ["full"], "regularizers": asked["regularizer"] or ["rift"]}
+    same = {"methods": asked["method"] or ["full"], "regularizers": asked["regularizer"] or ["rift"]}
+    same |= {
+        key: asked[key] for key in ("data", "out", "backbone", "seeds", "natural", "leave_out_small", "task", "device", "lab")
+    }
     result = job(**same, strengths=strengths, training=_training(asked["set_"], asked["epochs"]), say=_say, **more)
     _print(result, asked["json_"], f"The report is {asked['out'] / 'report.html'}.")
 

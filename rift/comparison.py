@@ -22,6 +22,8 @@ NUMBERS = [
     "balanced_accuracy",
     "auroc",
     "average_precision",
+    "reconstruction_error",
+    "reconstruction_error_of_mean",
     "cka",
     "cka_debiased",
     "cka_layers",
@@ -143,7 +145,7 @@ def document(lab: Lab, arms: Sequence[Arm], images: ImageSet, natural: ImageSet,
             "name": images.name,
             "digest": images.digest,
             "classes": list(images.classes),
-            "task": images.task,
+            "task": experiment.task.name,
             "shots": experiment.training.shots,
             "balanced": experiment.training.balanced,
             "counts": images.counts(parts),
@@ -236,6 +238,8 @@ def _row(run: Run) -> dict[str, Any]:
         row[key] = numbers.get(key)
         if row[key] is None:
             unknown = "it could not be computed" if key in numbers else "not measured when this run was made"
+            if key.startswith("reconstruction") and run.experiment.task.name != "reconstruction":
+                unknown = "this run names classes, it reconstructs no image"
             row[f"{key}_reason"] = numbers.get(f"{key}_reason") or (reason if not result else unknown)
     return row
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rift import images, review, stratify
+from rift import catalog, images, review, stratify
 from rift.archive import LOCAL, Limits, plain
 from rift.config import Choice, Training, digest
 from rift.errors import DataError, SettingError
@@ -256,7 +256,7 @@ def parts(images: ImageSet, training: Training, seed: int) -> Split:
 
 def refuse_misfit(images: ImageSet, task: Choice, training: Training) -> None:
     """Raise `setting.range` for a task that these labels cannot have, and for a way to draw images that they do not allow."""
-    if task.name != images.task:
+    if task.name != images.task and not getattr(catalog.module("tasks", task.name), "IGNORES_LABELS", False):
         held = "findings, several for an image" if images.task == "multi_label" else "one class for each image"
         raise SettingError("setting.range", f"{images.name} holds {held}: its task is {images.task}, not {task.name}.")
     if training.balanced and images.task == "multi_label":

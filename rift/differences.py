@@ -10,14 +10,18 @@ from rift import findings, similarity, statistics
 from rift.runs import Lab, Run
 from rift.snapshot import Arrays, Snapshot
 
-ONE_LABEL = ("balanced_accuracy", "accuracy", "cka_debiased", "cka_natural_debiased", "natural_accuracy")
-SEVERAL_LABELS = ("average_precision", "accuracy", "cka_debiased", "cka_natural_debiased", "natural_accuracy")
+KEPT = ("cka_debiased", "cka_natural_debiased", "natural_accuracy")
+METRICS = {
+    "single_label": ("balanced_accuracy", "accuracy", *KEPT),
+    "multi_label": ("average_precision", "accuracy", *KEPT),
+    "reconstruction": ("reconstruction_error", *KEPT),
+}
 Pairs = Sequence[tuple[Run, Run]]
 
 
 def metrics(run: Run) -> tuple[str, ...]:
     """Return what runs of this one's task are compared by."""
-    return SEVERAL_LABELS if run.experiment.task.name == "multi_label" else ONE_LABEL
+    return METRICS[run.experiment.task.name]
 
 
 def between(lab: Lab, metric: str, pairs: Pairs, groups: np.ndarray | None) -> statistics.Difference:
@@ -47,12 +51,16 @@ def scored(run: Run, metric: str) -> np.ndarray:
         if measured.get("natural_accuracy") is None:
             raise ValueError(measured.get("natural_accuracy_reason", "no natural image was scored"))
         return np.flatnonzero(measured["scored"])
+    if metric == "reconstruction_error":
+        return np.arange(len(_errors(run)))
     labels = np.array(run.measures()["accuracy"]["labels"])
     return np.arange(len(labels)) if labels.ndim == 2 else np.flatnonzero(labels >= 0)
 
 
 def scores(run: Run, metric: str) -> np.ndarray:
-    """Return each counted image's part `(n,)` in an accuracy, which is their mean."""
+    """Return each counted image's part `(n,)` in an accuracy or in the reconstruction error, which is their mean."""
+    if metric == "reconstruction_error":
+        return _errors(run)
     kept = scored(run, metric)
     if metric == "natural_accuracy":
         measured = run.measures()["zero_shot"]
@@ -89,6 +97,10 @@ def mean_average_precision(lab: Lab, run: Run, metric: str) -> statistics.Statis
         return float(findings.average_precision(truth[kept], logits[kept])[judged].mean())
 
     return number
+
+
+def _errors(run: Run) -> np.ndarray:
+    return np.array(run.measures()["accuracy"]["errors"])
 
 
 def _set_of(metric: str) -> str:

@@ -77,7 +77,7 @@ def _forward_seconds(experiment: Experiment, step: float) -> float:
 
 
 def step_milliseconds(lab: Lab, experiment: Experiment) -> float | None:
-    """Return the median step of this lab's finished runs of the same backbone, method and batch size, or a timed one."""
+    """Return the median step of this lab's finished runs of the same backbone, method, task and batch size, or a timed one."""
     key = _key(experiment)
     known = [found for run in lab.runs() if (found := _timed(run)) and found[0] == key]
     if known:
@@ -85,14 +85,15 @@ def step_milliseconds(lab: Lab, experiment: Experiment) -> float | None:
     return _probe(experiment.training.batch_size) if experiment.backbone.name == "embedded" else None
 
 
-def _key(experiment: Experiment) -> tuple[str, str, int]:
-    return experiment.backbone.model_dump_json(), experiment.method.model_dump_json(), experiment.training.batch_size
+def _key(experiment: Experiment) -> tuple[str, ...]:
+    choices = (experiment.backbone, experiment.method, experiment.task)
+    return *(one.model_dump_json() for one in choices), str(experiment.training.batch_size)
 
 
-_known: dict[str, tuple[tuple[str, str, int], float] | None] = {}
+_known: dict[str, tuple[tuple[str, ...], float] | None] = {}
 
 
-def _timed(run: Run) -> tuple[tuple[str, str, int], float] | None:
+def _timed(run: Run) -> tuple[tuple[str, ...], float] | None:
     """Return what a finished run was and how long its steps took; read once, since a finished run does not change."""
     if run.id not in _known and (result := run.result()) is not None:
         step = result["numbers"].get("step_milliseconds")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rift import jobs
 from rift.errors import RunError
@@ -50,9 +51,7 @@ def _tell(run: Run, name: str, told: tuple[int, float], say: Say) -> tuple[int, 
     for event in events:
         if event["event"] == "epoch":
             cka = "" if event.get("cka") is None else f", CKA {event['cka']:.3f}"
-            precision, accuracy = event.get("validation_average_precision"), event["validation_accuracy"]
-            score = f"accuracy {accuracy:.3f}" if precision is None else f"mAP {precision:.3f}"
-            say(f"{name}: epoch {event['epoch']}/{event['epochs']}, validation {score}{cka}")
+            say(f"{name}: epoch {event['epoch']}/{event['epochs']}, validation {_score(event)}{cka}")
             when, step = time.monotonic(), None
         elif event["event"] == "end":
             say(f"{name}: {event['state']}" + (f" ({event['message']})" if event.get("message") else ""))
@@ -63,6 +62,14 @@ def _tell(run: Run, name: str, told: tuple[int, float], say: Say) -> tuple[int, 
         say(f"{name}: step {step['step']}/{step['steps']}, about {left:.0f} s left")
         when = time.monotonic()
     return position, when
+
+
+def _score(event: Mapping[str, Any]) -> str:
+    """Return the headline of an epoch in words: what the task is judged by."""
+    for key, what in (("average_precision", "mAP"), ("reconstruction_error", "reconstruction error")):
+        if event.get(f"validation_{key}") is not None:
+            return f"{what} {event[f'validation_{key}']:.3f}"
+    return f"accuracy {event['validation_accuracy']:.3f}"
 
 
 def _tail(path: Path) -> str:

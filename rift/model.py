@@ -84,15 +84,25 @@ class Backbone(nn.Module):
         """Return the embeddings `(n, d)`."""
         return self.vit(self._normalize(images))
 
+    def read(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return embeddings `(n, d)` and patch tokens `(n, t, h)`, each after the last norm, from one forward pass."""
+        tokens = self.vit.forward_features(self._normalize(images))
+        return self.vit.forward_head(tokens), self._patches(tokens)
+
     def embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return embeddings `(n, d)` and activations `(layers, n, h)` from one forward pass."""
+        embeddings, _, activations = self.everything(images)
+        return embeddings, activations
+
+    def everything(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return embeddings, patch tokens and activations, as `read` and `embed` do, from one forward pass."""
         options: dict[str, Any] = {"output_fmt": "NLC", "return_prefix_tokens": True, "norm": False}
         tokens, blocks = self.vit.forward_intermediates(self._normalize(images), **options)
         pairs: Any = (
             blocks if self.vit.num_prefix_tokens else [(patches, None) for patches in blocks]
         )  # timm: bare where no prefix
         pooled = [prefix[:, 0] if self._pools_class_token else patches.mean(1) for patches, prefix in pairs]
-        return self.vit.forward_head(tokens), torch.stack(pooled)  # type: ignore[arg-type]
+        return self.vit.forward_head(tokens), self._patches(tokens), torch.stack(pooled)  # type: ignore[arg-type]
 
     def tokens(self, images: Tensor, layers: Sequence[int]) -> list[Tensor]:
         """Return all tokens after each of some blocks, counted from 1, in ascending order: `(n, t, h)`, differentiable.
@@ -169,6 +179,10 @@ class Backbone(nn.Module):
         """Return the rows for natural labels, or None where the family has neither text tower nor classifier."""
         return self._natural(labels) if self._natural else None
 
+    def _patches(self, tokens: Any) -> Tensor:
+        """Return the tokens of patches alone; a family that pools before its last norm has that norm on each of them here."""
+        return self.vit.fc_norm(tokens[:, self.vit.num_prefix_tokens :])
+
     @property
     def _pools_class_token(self) -> bool:
         return self.vit.global_pool == "token" and self.vit.num_prefix_tokens > 0
@@ -178,34 +192,63 @@ class Backbone(nn.Module):
 
 
 class Classifier(nn.Module):
-    """A backbone and the linear head that a task put on it."""
+    """A backbone and the head that a task put on it: it reads the embeddings or, with `reads = "tokens"`, all patch tokens."""
 
     def __init__(self, backbone: Backbone, head: nn.Module):
         super().__init__()
         self.backbone, self.head = backbone, head
+        self.reads_tokens = getattr(head, "reads", "embeddings") == "tokens"
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return embeddings `(n, d)` and logits `(n, k)` from one forward pass."""
+        """Return embeddings `(n, d)` and the head's outputs, logits `(n, k)` or images, from one forward pass."""
+        if self.reads_tokens:
+            embeddings, tokens = self.backbone.read(images)
+            return embeddings, self.head(tokens)
         embeddings = self.backbone(images)
         return embeddings, self.head(embeddings)
+
+    def embed(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return embeddings `(n, d)`, activations `(layers, n, h)` and the head's outputs from one forward pass."""
+        embeddings, tokens, activations = self.backbone.everything(images)
+        return embeddings, activations, self.head(tokens if self.reads_tokens else embeddings)
 
 
 @dataclass(frozen=True)
 class Task:
-    """What the head predicts and how it is judged."""
+    """What a head predicts and how it is judged, by labels or, where it has `errors`, by the images themselves.
 
-    outputs: int  # width of the head
-    loss: Callable[[Tensor, Tensor], Tensor]  # logits (n, k), labels (n,), of findings (n, k) -> task loss ()
-    probabilities: Callable[[Tensor], Tensor]  # logits (n, k) -> (n, k) float64 in [0, 1]
-    score: Callable[[Tensor, Tensor], dict[str, float | None]]  # logits, labels -> numbers shown after each epoch
-    accuracy: Callable[[Tensor, Tensor], Tensor]  # logits, labels -> share of right answers (), shown at each step
+    Outputs of the first kind are logits `(n, k)`, and targets labels `(n,)`, of findings `(n, k)`. Outputs of the second kind are
+    images `(n, 3, s, s)`, too large to keep: what is kept of them, and scored, is the error of each `(n,)`.
+    """
 
-    def head(self, width: int) -> nn.Linear:
-        """Return a linear head that starts at zero, so that no class is favored before the first step."""
-        head = nn.Linear(width, self.outputs)
-        nn.init.zeros_(head.weight)
-        nn.init.zeros_(head.bias)
-        return head
+    head: Callable[[Backbone], nn.Module]  # a new head for this backbone, which favors no answer before the first step
+    loss: Callable[[Tensor, Tensor], Tensor]  # outputs, targets -> task loss ()
+    score: Callable[[Tensor, Tensor], dict[str, Any]]  # what is kept of the outputs, labels -> numbers shown after each epoch
+    probabilities: Callable[[Tensor], Tensor] | None = None  # logits (n, k) -> (n, k) float64 in [0, 1]
+    accuracy: Callable[[Tensor, Tensor], Tensor] | None = None  # logits, labels -> share of right answers (), shown at each step
+    errors: Callable[[Tensor, Tensor], Tensor] | None = None  # outputs, images -> (n,)
+
+    def targets(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Return what the outputs are to be."""
+        return labels if self.errors is None else images
+
+    def losses(self, kept: Tensor, labels: Tensor) -> Tensor:
+        """Return the task loss of each image `(n,)`, from what is kept of the outputs."""
+        if self.errors is not None:
+            return kept
+        return torch.stack([self.loss(kept[i : i + 1], labels[i : i + 1]) for i in range(len(labels))])
+
+
+def linear(outputs: int) -> Callable[[Backbone], nn.Module]:
+    """Return what makes a linear head on the embeddings; it starts at zero, so that no class is favored before the first step."""
+
+    def head(backbone: Backbone) -> nn.Linear:
+        made = nn.Linear(backbone.width, outputs)
+        nn.init.zeros_(made.weight)
+        nn.init.zeros_(made.bias)
+        return made
+
+    return head
 
 
 @dataclass(frozen=True)

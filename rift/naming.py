@@ -11,7 +11,9 @@ from rift.runs import Lab
 def title(lab: Lab, name: str) -> str:
     """Return a comparison's name for people: the images and what is compared."""
     order, _ = service.order_of(lab, name)
-    return f"{dataset.load(lab.data / order.data).name}: {' and '.join(arm.name for arm in service.arms(lab, name))}"
+    images = dataset.load(lab.data / order.data)
+    task = "" if order.task.name == images.task else f", {order.task.name}"
+    return f"{images.name}{task}: {' and '.join(arm.name for arm in service.arms(lab, name))}"
 
 
 def about(lab: Lab, name: str) -> str:

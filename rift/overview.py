@@ -13,6 +13,8 @@ METRICS = (
     ("auroc", "AUROC, mean over findings", "test"),
     ("accuracy", "Accuracy", "test"),
     ("balanced_accuracy", "Balanced accuracy", "test"),
+    ("reconstruction_error", "Reconstruction error (mean absolute difference of pixels in [0, 1]; lower is better)", "test"),
+    ("reconstruction_error_of_mean", "The same for the mean training image", "test"),
     ("cka_debiased", "Debiased CKA of medical images", "test"),
     ("cka_natural_debiased", "Debiased CKA of natural images", "natural"),
     ("natural_accuracy", "Natural accuracy", "natural"),
@@ -24,7 +26,12 @@ METRICS = (
     ("seconds", "Time of the arm (s)", ""),
     ("step_milliseconds", "Time of a step (ms)", ""),
 )
-ABSENT = {"single_label": ("average_precision", "auroc"), "multi_label": ("balanced_accuracy",)}  # by task, not in the table
+PIXELS = ("reconstruction_error", "reconstruction_error_of_mean")
+ABSENT = {  # by task, not in the table
+    "single_label": ("average_precision", "auroc", *PIXELS),
+    "multi_label": ("balanced_accuracy", *PIXELS),
+    "reconstruction": ("average_precision", "auroc", "balanced_accuracy"),
+}
 
 
 def verdicts(document: Mapping[str, Any]) -> list[dict[str, Any]]:

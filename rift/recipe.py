@@ -21,7 +21,7 @@ from rift.config import Experiment, digest
 from rift.errors import RunError, UserError
 from rift.model import Backbone, Classifier, Task, fingerprint, trainable
 from rift.runs import SCHEMA, Lab, Run, write_bytes, write_json
-from rift.snapshot import Snapshot, capture
+from rift.snapshot import Arrays, Snapshot, capture, errors_of_mean
 from rift.views import precision_of
 
 CHECKPOINT_SECONDS = 10.0  # how much work a killed process may lose
@@ -78,20 +78,20 @@ def _execute(run: Run, lab: Lab, device: torch.device) -> bool:
 
     run.append("stage", stage="training")
     probe = parts.validation[:PROBE]
-    evaluate = _evaluator(state, task, pixels[probe], images.labels[probe], before.sets["validation"].embeddings[:PROBE], device)
+    evaluate = _evaluator(state, task, pixels[probe], images.labels[probe], before.sets["validation"].embeddings[:PROBE])
     events = train.train(state, task, views, training, strength, experiment.seed, evaluate, stages)
     if not _train(run, state, events, **({"tuned": True} if tuned else {})):
         return False
 
     run.append("stage", stage="evaluating")
-    after = _snapshot(classifier, images, natural, parts, before)
+    after = _snapshot(classifier, task, images, natural, parts, before)
     after.save(run.path / "snapshot.npz")
     numbers = _numbers(run, task, state, before, after)
     numbers["seconds"] = time.perf_counter() - began + (views.seconds if views.from_cache else 0.0)
     _write_predictions(run, after, task)
     _write_weights(run.path / "weights.safetensors", run, state)
     parameters = trainable(classifier)
-    again = partial(_snapshot, classifier, images, natural, parts, before)
+    again = partial(_snapshot, classifier, task, images, natural, parts, before)
     numbers |= _adapter_removed(experiment.method.name, classifier.backbone, again, before)  # nothing after needs the model
     result = {
         "schema": SCHEMA,
@@ -119,8 +119,8 @@ def _execute(run: Run, lab: Lab, device: torch.device) -> bool:
 
 def _numbers(run: Run, task: Task, state: train.State, before: Snapshot, after: Snapshot) -> dict[str, Any]:
     """Return what every diagnostic of saved arrays measured, and what only the training knows."""
-    numbers, test = measures.measure_all(run, before, after), after.sets["test"]
-    numbers["task_loss"] = float(task.loss(torch.from_numpy(test.logits), torch.from_numpy(test.labels)))
+    numbers = measures.measure_all(run, before, after)
+    numbers["task_loss"] = _judge(task, after.sets["test"])["task_loss"]
     numbers["penalty"] = float(next(event for event in reversed(run.events()) if event["event"] == "step")["penalty"])
     numbers["step_milliseconds"] = train.step_milliseconds(state)
     return numbers
@@ -175,14 +175,19 @@ def _resume(run: Run, state: train.State) -> None:
         return
 
 
-def _evaluator(state: train.State, task: Task, pixels: np.ndarray, labels: np.ndarray, before: np.ndarray, device: torch.device):
+def _judge(task: Task, arrays: Arrays) -> dict[str, Any]:
+    """Return the task's numbers of a model's outputs, and their task loss."""
+    kept, truth = torch.from_numpy(arrays.kept), torch.from_numpy(arrays.labels)
+    loss = task.loss(kept, truth) if arrays.errors is None else task.losses(kept, truth).mean()
+    return {**task.score(kept, truth), "task_loss": float(loss)}
+
+
+def _evaluator(state: train.State, task: Task, pixels: np.ndarray, labels: np.ndarray, before: np.ndarray):
     """Return a function that scores the probe with the current weights; accuracy, loss and CKA come from one pass."""
 
     def evaluate() -> dict[str, Any]:
-        arrays = capture(state.classifier, pixels, np.arange(len(pixels)).astype(str), labels)
-        logits, truth = torch.from_numpy(arrays.logits), torch.from_numpy(arrays.labels)
-        numbers: dict[str, Any] = {f"validation_{key}": value for key, value in task.score(logits, truth).items()}
-        numbers["validation_task_loss"] = float(task.loss(logits, truth))
+        arrays = capture(state.classifier, pixels, np.arange(len(pixels)).astype(str), labels, task=task)
+        numbers: dict[str, Any] = {f"validation_{key}": value for key, value in _judge(task, arrays).items()}
         for name, function in (("cka", similarity.cka), ("cka_debiased", similarity.debiased_cka)):
             try:
                 numbers[name] = float(function(before, arrays.embeddings))
@@ -203,10 +208,17 @@ def _adapter_removed(method: str, backbone: Backbone, snapshot: Callable[[], Sna
 
 
 def _snapshot(
-    classifier: Classifier, images: dataset.ImageSet, natural: dataset.ImageSet, parts: dataset.Split, before: Snapshot
+    classifier: Classifier,
+    task: Task,
+    images: dataset.ImageSet,
+    natural: dataset.ImageSet,
+    parts: dataset.Split,
+    before: Snapshot,
 ) -> Snapshot:
     pixels = images.pixels(classifier.backbone.pixels)
-    medical = capture(classifier, pixels, images.ids, images.labels)
+    medical = capture(classifier, pixels, images.ids, images.labels, task=task)
+    if task.errors:
+        medical = replace(medical, baseline_errors=errors_of_mean(task.errors, pixels, parts.train))
     seen = capture(classifier.backbone, natural.pixels(classifier.backbone.pixels), natural.ids, natural.labels)
     sets = {name: medical.of(indices) for name, indices in vars(parts).items()}
     return replace(before, sets={**sets, "natural": seen})
@@ -219,14 +231,18 @@ def _is_number(key: str, value: Any) -> bool:
 
 
 def _write_predictions(run: Run, after: Snapshot, task: Task) -> None:
-    """Write image, label, split and a column of probability per class; of findings the label is all that apply, joined by `;`."""
+    """Write image, label, split and a column of probability per class; of findings the label is all that apply, joined by `;`.
+
+    Where the outputs are images there are no probabilities: one column has the error of each.
+    """
     text = io.StringIO(newline="")
     writer = csv.writer(text)
-    writer.writerow(["image", "label", "split", *after.classes])
+    writer.writerow(["image", "label", "split", *(after.classes if task.probabilities else ["reconstruction_error"])])
     for name in ("train", "validation", "test"):
         arrays = after.sets[name]
-        probabilities = task.probabilities(torch.from_numpy(arrays.logits)).tolist()  # every digit, so that all can be recomputed
-        for image, label, row in zip(arrays.ids, arrays.labels, probabilities, strict=True):
+        kept = torch.from_numpy(arrays.kept)
+        rows = (task.probabilities(kept) if task.probabilities else kept[:, None]).tolist()  # every digit: all can be recomputed
+        for image, label, row in zip(arrays.ids, arrays.labels, rows, strict=True):
             named = [after.classes[label]] if label.ndim == 0 else [after.classes[j] for j in np.flatnonzero(label)]
             writer.writerow([image, ";".join(named), name, *map(repr, row)])
     write_bytes(run.path / "predictions.csv", text.getvalue().encode())

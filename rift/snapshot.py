@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from rift.model import Backbone, Classifier, to_float
+from rift.model import Backbone, Classifier, Task, to_float
 from rift.similarity import class_means, halves
 
 
@@ -24,11 +25,21 @@ class Arrays:
     embeddings: np.ndarray  # (n, d) float32
     activations: np.ndarray  # (layers, n, h) float32, after each block
     logits: np.ndarray | None = None  # (n, k) float32 of the task's head; None for the pretrained model and for natural images
+    errors: np.ndarray | None = None  # (n,) float32 of a task whose outputs are images, in place of the logits
+    baseline_errors: np.ndarray | None = None  # (n,) float32 of the mean training image in place of such outputs
+
+    @property
+    def kept(self) -> np.ndarray:
+        """What is kept of the head's outputs: `(n, k)` logits or `(n,)` errors."""
+        kept = self.logits if self.errors is None else self.errors
+        assert kept is not None, "the pretrained model and natural images have no head"
+        return kept
 
     def of(self, indices: np.ndarray) -> Arrays:
         """Return the same of some of the images."""
-        logits = None if self.logits is None else self.logits[indices]
-        return Arrays(self.ids[indices], self.labels[indices], self.embeddings[indices], self.activations[:, indices], logits)
+        of_head = (getattr(self, name) for name in ("logits", "errors", "baseline_errors"))
+        some = (None if values is None else values[indices] for values in of_head)
+        return Arrays(self.ids[indices], self.labels[indices], self.embeddings[indices], self.activations[:, indices], *some)
 
 
 # Cosine with a class mean times this is the logit: of 5 to 100 the best fit of probabilities to hits, for two models and two sets
@@ -110,26 +121,48 @@ class Snapshot:
 
 @torch.inference_mode()
 def capture(
-    model: Backbone | Classifier, pixels: np.ndarray, ids: np.ndarray, labels: np.ndarray, *, batch_size: int = 64
+    model: Backbone | Classifier,
+    pixels: np.ndarray,
+    ids: np.ndarray,
+    labels: np.ndarray,
+    *,
+    task: Task | None = None,
+    batch_size: int = 64,
 ) -> Arrays:
-    """Run a model once over stored pixels `(n, s, s, 3)`; embeddings, activations and logits come from the same pass."""
-    backbone = model.backbone if isinstance(model, Classifier) else model
+    """Run a model once over stored pixels `(n, s, s, 3)`; embeddings, activations and logits come from the same pass.
+
+    A `task` whose outputs are images has its errors kept in place of logits.
+    """
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    embeddings, activations, logits = [], [], []
+    errors_of = task.errors if task else None
+    embeddings, activations, kept = [], [], []
     for start in range(0, len(pixels), batch_size):
         images = to_float(torch.from_numpy(np.ascontiguousarray(pixels[start : start + batch_size])).to(device))
-        embedded, blocks = backbone.embed(images)
+        embedded, blocks, *outputs = model.embed(images)
         embeddings.append(embedded.float().cpu())
         activations.append(blocks.float().cpu())
-        if isinstance(model, Classifier):
-            logits.append(model.head(embedded).float().cpu())
+        kept += [(errors_of(one, images) if errors_of else one).float().cpu() for one in outputs]
     model.train(was_training)
+    of_head = torch.cat(kept).numpy() if kept else None
     return Arrays(
         ids=np.asarray(ids, dtype=np.str_),
         labels=np.asarray(labels, dtype=np.int64),
         embeddings=torch.cat(embeddings).numpy(),
         activations=torch.cat(activations, dim=1).numpy(),
-        logits=torch.cat(logits).numpy() if logits else None,
+        logits=None if errors_of else of_head,
+        errors=of_head if errors_of else None,
     )
+
+
+def errors_of_mean(errors: Callable[[Tensor, Tensor], Tensor], pixels: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Return each image's error `(n,)` where the mean of the `known` ones stands for all of them: what a model has to beat."""
+
+    def images(ids: np.ndarray) -> Tensor:
+        return to_float(torch.from_numpy(np.ascontiguousarray(pixels[ids])))
+
+    total = torch.stack([images(ids).double().sum(0) for ids in np.array_split(known, -(-len(known) // 64))]).sum(0)
+    mean = (total / len(known)).float()
+    every = np.array_split(np.arange(len(pixels)), -(-len(pixels) // 64))
+    return torch.cat([errors(mean.expand(len(ids), -1, -1, -1), images(ids)) for ids in every]).numpy()

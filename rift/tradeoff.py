@@ -12,7 +12,12 @@ from plotly.subplots import make_subplots
 from rift import figures
 
 KEPT = {"cka_debiased": "debiased CKA of test images", "natural_accuracy": "natural accuracy"}
-TASK = {"balanced_accuracy": "balanced accuracy", "average_precision": "mean average precision"}  # the first that was measured
+TASK = {  # the first that was measured
+    "balanced_accuracy": "balanced accuracy",
+    "average_precision": "mean average precision",
+    "reconstruction_error": "reconstruction error",
+}
+LESS_IS_BETTER = ("reconstruction_error",)
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,11 @@ def _task(arms: Sequence[Point]) -> str:
     return next((key for key in TASK if any(arm.numbers[key][0] is not None for arm in arms)), "balanced_accuracy")
 
 
+def _best(arms: Sequence[Point], x: Sequence[float], y: Sequence[float]) -> list[int]:
+    """Return the front of the arms, whichever way the number of their task is better."""
+    return front(x, [-one for one in y] if _task(arms) in LESS_IS_BETTER else y)
+
+
 def _both(arms: Sequence[Point], kept: str) -> tuple[list[Point], list[float], list[float]]:
     """Return the arms that have both numbers, and these."""
     task = _task(arms)
@@ -70,7 +80,7 @@ def figure(arms: Sequence[Point]) -> go.Figure:
     kinds = list(dict.fromkeys(arm.regularizer for arm in arms))
     for column, (kept, title) in enumerate(KEPT.items(), 1):
         known, x, y = _both(arms, kept)
-        best = front(x, y)
+        best = _best(arms, x, y)
         line = {"color": figures.GREY, "dash": "dot", "width": 1.5}
         along: dict[str, Any] = {"x": [x[i] for i in best], "y": [y[i] for i in best]}
         plot.add_scatter(
@@ -81,7 +91,10 @@ def figure(arms: Sequence[Point]) -> go.Figure:
                 _marks(plot, [arm for arm in known if (arm.regularizer, arm.method) == (kind, method)], kept, kinds, column)
         plot.update_xaxes(title_text=title, range=_span(x), row=1, col=column)
     every = [arm.numbers[_task(arms)][0] for arm in arms]
-    plot.update_yaxes(title_text=TASK[_task(arms)], range=_span([y for y in every if y is not None]), row=1, col=1)
+    if _task(arms) in LESS_IS_BETTER:
+        plot.update_yaxes(title_text=f"{TASK[_task(arms)]} (less is up)", autorange="reversed", row=1, col=1)
+    else:
+        plot.update_yaxes(title_text=TASK[_task(arms)], range=_span([y for y in every if y is not None]), row=1, col=1)
     seen: set[str] = set()
     for trace in plot.data:
         trace.showlegend = trace.name not in seen
@@ -129,7 +142,7 @@ def sentence(arms: Sequence[Point]) -> str:
     for kept, title in KEPT.items():
         known, x, y = _both(arms, kept)
         if known:
-            names = ", ".join(known[i].name for i in front(x, y))
+            names = ", ".join(known[i].name for i in _best(arms, x, y))
             parts.append(f"{TASK[_task(arms)].capitalize()} and {title}: {names} (of {len(known)}).")
     if not parts:
         return "No arm has been measured in both numbers."

@@ -107,7 +107,7 @@ def make_optimizer(classifier: Classifier, regularizer: nn.Module, training: Tra
 def set_up(experiment: Experiment, pretrained: Backbone, task: Task, views: Views) -> tuple[State, Stages | None]:
     """Return what is trained, before its first step, and its stages; the same from the same seed."""
     seed_everything(experiment.seed)
-    classifier = Classifier(copy.deepcopy(pretrained), task.head(pretrained.width)).to(views.device)
+    classifier = Classifier(copy.deepcopy(pretrained), task.head(pretrained)).to(views.device)
     stages = catalog.door("methods", experiment.method.name)(classifier.backbone, **experiment.method.options)
     build = catalog.door("regularizers", experiment.regularizer.name)
     regularizer = build(pretrained, classifier.backbone, views, **experiment.regularizer.options).to(views.device)
@@ -193,12 +193,12 @@ def _step(
     targets = views.targets(blocks)[view, ids] if state.regularizer.needs_targets else None
     began = _now(device)
     with autocast(device, training.precision):
-        if frozen:  # a frozen backbone computes what the pretrained one did, and that is cached
+        if frozen and not classifier.reads_tokens:  # a frozen backbone computes what the pretrained one did, and that is cached
             embeddings = views.embeddings[view, ids]
-            logits = classifier.head(embeddings)
+            outputs = classifier.head(embeddings)
         else:
-            embeddings, logits = classifier(images)
-        task_loss = task.loss(logits, labels)
+            embeddings, outputs = classifier(images)
+        task_loss = task.loss(outputs, task.targets(images, labels))
     penalty = state.regularizer(embeddings.float(), targets)
     # The first step is the head's alone, in every arm: through a head of zeros no task gradient reaches the backbone, which still
     # is the pretrained one. A penalty's gradient there is rounding noise, and Adam would scale it up to a full step.
@@ -218,7 +218,7 @@ def _step(
     return {
         "task_loss": float(task_loss.detach()),
         "penalty": float(penalty.detach()),
-        "accuracy": float(task.accuracy(logits.detach(), labels)),
+        "accuracy": float(task.accuracy(outputs.detach(), labels)) if task.accuracy else None,
         "gradient_norm": float(norm),
         "learning_rate": state.optimizer.param_groups[0]["lr"],
         "milliseconds": round(milliseconds, 3),

@@ -42,7 +42,7 @@ def build(lab: Lab, run: Run, epoch: int | None = None) -> Classifier:
     experiment, backbone = run.experiment, pretrained(run)
     images = dataset.load(lab.data / experiment.data)
     task = catalog.door("tasks", experiment.task.name)(images.classes, **experiment.task.options)
-    classifier = Classifier(copy.deepcopy(backbone), task.head(backbone.width))
+    classifier = Classifier(copy.deepcopy(backbone), task.head(backbone))
     catalog.door("methods", experiment.method.name)(classifier.backbone, **experiment.method.options)
     state = load_file(run.path / "weights.safetensors" if epoch is None else epoch_path(run, epoch))
     unexpected = classifier.load_state_dict(state, strict=False).unexpected_keys

@@ -79,8 +79,8 @@ def _trial(
     views: Views,
     pixels: np.ndarray,
     labels: np.ndarray,
-) -> list[list[float]] | None:
-    """Return the logits `(n, k)` of the images held out after one short training; None where it diverged or was stopped."""
+) -> list[Any] | None:
+    """Return what is kept of the outputs for images held out, after a short training; None where it diverged or was stopped."""
     state, stages = train.set_up(short, pretrained, task, views)
     try:
         for _ in train.train(state, task, views, short.training, strength, short.seed, dict, stages):
@@ -90,27 +90,30 @@ def _trial(
         if error.code != "run.diverged":
             raise
         return None
-    logits = capture(state.classifier, pixels, np.arange(len(pixels)).astype(str), labels).logits
-    assert logits is not None
-    return logits.tolist()
+    return capture(state.classifier, pixels, np.arange(len(pixels)).astype(str), labels, task=task).kept.tolist()
 
 
-def _score(task: Task, logits: torch.Tensor, truth: torch.Tensor) -> float:
-    """Return the headline of the task in [0, 1]: mean average precision of findings, else balanced accuracy; 0 for neither."""
-    found = task.score(logits, truth)
+def _score(task: Task, kept: torch.Tensor, truth: torch.Tensor) -> float | None:
+    """Return the headline of the task in [0, 1]: mean average precision of findings, else balanced accuracy; 0 for neither.
+
+    A task whose outputs are images has its loss alone: None.
+    """
+    if task.errors:
+        return None
+    found = task.score(kept, truth)
     return found.get("average_precision") or found.get("balanced_accuracy") or 0.0
 
 
 def _chosen(task: Task, path: tuning.Path, what: str, found: list[Any], truth: torch.Tensor) -> dict[str, Any]:
-    """Apply the rule to the logits of all trials, fold after fold and value after value."""
+    """Apply the rule to what is kept of all trials, fold after fold and value after value."""
     losses, scores, values = [], [], []
     for place, value in enumerate(path.values):
         parts = found[place :: len(path.values)]
         if any(part is None for part in parts):
             continue
-        logits = torch.cat([torch.tensor(part) for part in parts])
-        losses.append([float(task.loss(logits[i : i + 1], truth[i : i + 1])) for i in range(len(truth))])
-        scores.append(_score(task, logits, truth))
+        kept = torch.cat([torch.tensor(part) for part in parts])
+        losses.append(task.losses(kept, truth).tolist())
+        scores.append(_score(task, kept, truth))
         values.append(value)
     if not values:
         raise RunError("run.diverged", "Every trial diverged; try a smaller learning rate.")

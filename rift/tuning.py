@@ -76,15 +76,15 @@ def folds(labels: np.ndarray, groups: np.ndarray | None, seed: int) -> list[np.n
     raise SettingError("setting.range", f"strength=auto needs at least {FOLDS} images or patients to take turns.")
 
 
-def strongest(values: Sequence[float], losses: np.ndarray, scores: Sequence[float]) -> dict[str, Any]:
+def strongest(values: Sequence[float], losses: np.ndarray, scores: Sequence[float | None]) -> dict[str, Any]:
     """Choose the largest value that costs the task nothing that these images could show.
 
-    `losses` `(values, n)` are task losses of the same n images, `scores` balanced accuracies in [0, 1]. Returns the `chosen`
-    value and the whole `path`: each value's mean loss, its excess over the best one's with the standard error of that paired
-    difference, its score, and whether it was allowed.
+    `losses` `(values, n)` are task losses of the same n images, `scores` balanced accuracies in [0, 1], None for a task that has
+    none. Returns the `chosen` value and the whole `path`: each value's mean loss, its excess over the best one's with the
+    standard error of that paired difference, its score, and whether it was allowed.
     """
     best = int(losses.mean(1).argmin())
-    path = []
+    path: list[dict[str, Any]] = []
     for value, loss, score in zip(values, losses, scores, strict=True):
         gap = loss - losses[best]
         error = float(gap.std(ddof=1) / np.sqrt(len(gap)))
@@ -94,14 +94,14 @@ def strongest(values: Sequence[float], losses: np.ndarray, scores: Sequence[floa
                 "task_loss": float(loss.mean()),
                 "excess": float(gap.mean()),
                 "standard_error": error,
-                "score": float(score),
-                "allowed": bool(gap.mean() <= error and score >= scores[best] - POINT),
+                "score": None if score is None else float(score),
+                "allowed": bool(gap.mean() <= error and (score or 0.0) >= (scores[best] or 0.0) - POINT),
             }
         )
     return {"chosen": max(row["value"] for row in path if row["allowed"]), "path": path}
 
 
-def lowest(values: Sequence[float], losses: np.ndarray, scores: Sequence[float]) -> dict[str, Any]:
+def lowest(values: Sequence[float], losses: np.ndarray, scores: Sequence[float | None]) -> dict[str, Any]:
     """Choose the value of the lowest mean loss; the same document as that of `strongest`."""
     found = strongest(values, losses, scores)
     best = min(found["path"], key=lambda row: row["task_loss"])

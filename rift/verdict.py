@@ -15,6 +15,7 @@ from rift import statistics
 FAMILY = {
     "balanced_accuracy": "balanced accuracy",
     "average_precision": "mean average precision",  # of a task with several labels per image, which has no balanced accuracy
+    "reconstruction_error": "reconstruction error",  # of a task that names no class
     "cka_debiased": "debiased CKA",
     "natural_accuracy": "natural accuracy",
 }

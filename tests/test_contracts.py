@@ -48,7 +48,7 @@ def images(backbone: Backbone, n: int = 6) -> torch.Tensor:
 @pytest.mark.parametrize("name", catalog.names("methods"))
 def test_a_method_trains_something_and_survives_a_round_trip(name, toy_backbone):
     task: Task = catalog.door("tasks", "single_label")(("a", "b", "c"))
-    classifier = Classifier(copy.deepcopy(toy_backbone), task.head(toy_backbone.width))
+    classifier = Classifier(copy.deepcopy(toy_backbone), task.head(toy_backbone))
     catalog.door("methods", name)(classifier.backbone)
     x = images(toy_backbone)
     optimizer = torch.optim.AdamW([p for p in classifier.parameters() if p.requires_grad], lr=1e-2)

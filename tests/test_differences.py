@@ -86,7 +86,7 @@ def rows_of(lab: Lab, arms: list[Arm], groups=GROUPS) -> dict[str, dict]:
 def test_differences_are_those_of_the_numbers_and_know_their_patients(lab):
     none, rift = arms = two_arms(lab, 3)
     rows = rows_of(lab, arms)
-    assert list(rows) == list(differences.ONE_LABEL)
+    assert list(rows) == list(differences.METRICS["single_label"])
 
     def balanced(run: Run) -> float:
         return balanced_accuracy_score(LABELS, Snapshot.load(run.path / "snapshot.npz").sets["test"].logits.argmax(1))
@@ -135,7 +135,7 @@ def test_one_seed_has_a_verdict_on_two_runs_and_two_have_none(lab, seeds, said):
 def test_several_findings_are_compared_by_mean_average_precision(lab):
     none, rift = arms = two_arms(lab, 3, MULTI)
     rows = rows_of(lab, arms)
-    assert list(rows) == list(differences.SEVERAL_LABELS)
+    assert list(rows) == list(differences.METRICS["multi_label"])
 
     def precision(run: Run) -> float:
         return average_precision_score(FINDINGS, Snapshot.load(run.path / "snapshot.npz").sets["test"].logits)  # macro

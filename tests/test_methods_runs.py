@@ -127,7 +127,7 @@ def staged(backbone, stages: Stages | None, name: str = "full"):
     pixels = np.random.default_rng(0).integers(0, 255, (8, backbone.pixels, backbone.pixels, 3), dtype=np.uint8)
     views = train.Views(pixels, np.arange(8) % 2, TRAINING, seed=0)
     views.pretrained = backbone
-    classifier = Classifier(copy.deepcopy(backbone), task.head(backbone.width))
+    classifier = Classifier(copy.deepcopy(backbone), task.head(backbone))
     adapt(name, classifier.backbone)
     regularizer = catalog.door("regularizers", "none")(backbone, classifier.backbone, views)
     state = train.State(classifier, regularizer, train.make_optimizer(classifier, regularizer, TRAINING))

@@ -184,7 +184,7 @@ def test_a_strength_is_chosen_on_findings_by_their_mean_average_precision():
 # --- the task and what is measured --------------------------------------------------------------------------------------------
 
 
-def test_the_loss_is_the_mean_binary_cross_entropy_and_the_head_starts_undecided():
+def test_the_loss_is_the_mean_binary_cross_entropy_and_the_head_starts_undecided(toy_backbone):
     task = catalog.door("tasks", "multi_label")(NAMES)
     logits, labels = torch.tensor([[0.3, -2.0, 1.0], [0.0, 4.0, -1.0]]), torch.tensor([[1, 0, 0], [0, 1, 1]])
     p = 1 / (1 + np.exp(-logits.numpy().astype(float)))
@@ -192,7 +192,8 @@ def test_the_loss_is_the_mean_binary_cross_entropy_and_the_head_starts_undecided
     assert float(task.loss(logits, labels)) == pytest.approx(-np.mean(y * np.log(p) + (1 - y) * np.log(1 - p)), abs=1e-6)
     assert task.probabilities(logits).numpy() == pytest.approx(p, abs=1e-6)
     assert float(task.accuracy(logits, labels)) == pytest.approx(((p >= 0.5) == y).mean())
-    assert float(task.head(8).weight.detach().abs().max()) == 0 and task.outputs == 3
+    head = task.head(toy_backbone)
+    assert float(head.weight.detach().abs().max()) == 0 and head.out_features == 3
     score = task.score(logits, labels)
     assert score["accuracy"] == pytest.approx(3 / 6) and 0 < score["average_precision"] <= 1
     assert task.score(logits[:1], labels[:1]) == {"accuracy": 2 / 3, "balanced_accuracy": None, "average_precision": None}

@@ -365,7 +365,7 @@ def test_targets_of_blocks_are_cached_beside_the_embeddings(tmp_path, monkeypatc
 def test_layers_train_and_run_the_pretrained_model_no_more(method: str) -> None:
     pretrained = toy()
     task = catalog.door("tasks", "single_label")(("a", "b"))
-    classifier = Classifier(copy.deepcopy(pretrained), task.head(64))
+    classifier = Classifier(copy.deepcopy(pretrained), task.head(pretrained))
     catalog.door("methods", method)(classifier.backbone)
     training = Training(batch_size=6, epochs=2, precision="fp32", learning_rate=1e-3)
     views = views_of(pretrained)

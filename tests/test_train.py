@@ -158,7 +158,7 @@ def test_too_little_memory_says_so(lab, toy_backbone):
 
 def make_state(backbone) -> train.State:
     task: Task = catalog.door("tasks", "single_label")(("a", "b"))
-    classifier = Classifier(copy.deepcopy(backbone), task.head(backbone.width))
+    classifier = Classifier(copy.deepcopy(backbone), task.head(backbone))
     regularizer = catalog.door("regularizers", "none")(backbone, classifier.backbone, None)
     return train.State(classifier, regularizer, train.make_optimizer(classifier, regularizer, Training()))
 
@@ -181,7 +181,7 @@ def test_the_first_step_moves_the_head_alone_whatever_the_penalty(toy_backbone):
     for name in catalog.names("regularizers"):
         views = train.Views(pixels, np.arange(8) % 2, training, seed=0)
         views.pretrained = toy_backbone
-        classifier = Classifier(copy.deepcopy(toy_backbone), task.head(toy_backbone.width))
+        classifier = Classifier(copy.deepcopy(toy_backbone), task.head(toy_backbone))
         regularizer = catalog.door("regularizers", name)(toy_backbone, classifier.backbone, views)
         state = train.State(classifier, regularizer, train.make_optimizer(classifier, regularizer, training))
         events = train.train(state, task, views, training, 1.0, 0, dict)
@@ -242,7 +242,7 @@ def test_the_rate_rises_then_falls_to_zero():
 
 def test_biases_norms_and_the_regularizers_own_map_do_not_decay(toy_backbone):
     task: Task = catalog.door("tasks", "single_label")(("a", "b"))
-    classifier = Classifier(copy.deepcopy(toy_backbone), task.head(toy_backbone.width))
+    classifier = Classifier(copy.deepcopy(toy_backbone), task.head(toy_backbone))
     regularizer = catalog.door("regularizers", "rift")(toy_backbone, classifier.backbone, None, map="learned")
     groups = train.make_optimizer(classifier, regularizer, Training(weight_decay=0.3)).param_groups
     assert sum(len(group["params"]) for group in groups) == len([*classifier.parameters(), *regularizer.parameters()])

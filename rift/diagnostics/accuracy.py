@@ -8,6 +8,8 @@ Where an image may show several findings, the headline is the mean average preci
 images show and some do not, from sigmoid probabilities; a finding is named where its probability is at least 0.5 (our choice).
 Accuracy is then the share of right answers over all images and findings. The intervals of these are from a jackknife over
 images. There is no balanced accuracy.
+
+A run that reconstructs images names no class: none of these numbers exists, and the reconstruction error stands in their place.
 """
 
 from __future__ import annotations
@@ -23,14 +25,16 @@ from scipy.special import softmax
 from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score
 
 from rift import figures
-from rift.diagnostics import _findings
+from rift.diagnostics import _findings, _pixels
 from rift.snapshot import Arrays, Snapshot
 from rift.statistics import mean_proportion_interval, proportion_interval
+from rift.tasks.reconstruction import NO_CLASS
 
 Result = dict[str, float | np.ndarray | str | None]
 NUMBERS = [*(f"{name}{end}" for name in ("accuracy", "balanced_accuracy") for end in ("", "_low", "_high")), "auroc"]
 NUMBERS += ["average_precision"]
 ARRAYS = ["confusion", "recall", "recall_low", "recall_high", "predictions", "labels", "confidence"]
+DIVERGED = "the model's outputs are not finite numbers: its training diverged"
 MOST_CLASSES = 30  # drawn; the numbers cover all
 
 
@@ -51,6 +55,9 @@ def measure(
     if reason:
         return result | {"n": 0} | dict.fromkeys(NUMBERS + ARRAYS) | {f"{name}_reason": reason for name in NUMBERS + ARRAYS}
     arrays = after.sets[images]
+    if arrays.errors is not None:
+        nothing = dict.fromkeys(NUMBERS + ARRAYS) | {f"{name}_reason": NO_CLASS for name in NUMBERS + ARRAYS}
+        return result | nothing | _pixels.measure(arrays)
     assert arrays.logits is not None  # `_missing` looked
     if arrays.labels.ndim == 2:
         return result | _findings.measure(arrays, after.classes, images)
@@ -90,10 +97,12 @@ def measure(
 def _missing(arrays: Arrays | None, images: str) -> str:
     if arrays is None or not len(arrays.labels):
         return f"there are no {images} images"
+    if arrays.errors is not None:
+        return "" if np.isfinite(arrays.errors).all() else DIVERGED
     if arrays.logits is None:
         return "the pretrained model has no head for these classes"
     if not np.isfinite(arrays.logits).all():
-        return "the model's outputs are not finite numbers: its training diverged"
+        return DIVERGED
     return "" if (arrays.labels >= 0).any() else f"no {images} image has a known label"
 
 
@@ -129,6 +138,8 @@ def figure(results: Mapping[str, dict]) -> go.Figure:
     """Recall of each class with its interval, by arm, above the arms' confusion matrices on one color scale."""
     if any(one.get("finding_auroc") is not None for one in results.values()):
         return _findings.figure(results)
+    if any(one.get("errors") is not None for one in results.values()):
+        return _pixels.figure(results)
     arms = {arm: one for arm, one in results.items() if one.get("confusion") is not None}
     if not arms:
         reasons = (one.get("confusion_reason") for one in results.values())
@@ -202,6 +213,8 @@ def _confusion(plot: go.Figure, one: dict, names: list[str], shown: np.ndarray, 
 
 def sentence(results: Mapping[str, dict]) -> str:
     """Say each arm's accuracy with its interval and the number of images, and which it fixed and broke."""
+    if any(one.get("errors") is not None for one in results.values()):
+        return _pixels.sentence(results)
     arms = {arm: one for arm, one in results.items() if one.get("accuracy") is not None}
     if not arms:
         reasons = (one.get("accuracy_reason") for one in results.values())

@@ -27,6 +27,7 @@ from rift.errors import SettingError
 from rift.model import Backbone, Classifier
 from rift.similarity import debiased_cka
 from rift.statistics import proportion_interval
+from rift.tasks.reconstruction import NO_CLASS
 
 TITLE = "Interpolation"
 POINT = 0.01  # of accuracy: what `sentence` counts as kept, our choice
@@ -41,8 +42,9 @@ def capture(
 ) -> Arrays:
     """Return for each α what the head makes of the test images, what the natural head makes of natural ones, and CKA.
 
-    `logits` `(points, n, k)`, `named` `(points, n_natural)` as indices into the natural classes (-1 without a head), and
-    `cka_…` `(points,)`, nan where undefined. Raises `setting.range` for a run with weights that the pretrained model lacks.
+    `logits` `(points, n, k)`, k = 0 for a run that names no class, `named` `(points, n_natural)` as indices into the natural
+    classes (-1 without a head), and `cka_…` `(points,)`, nan where undefined. Raises `setting.range` for a run with weights that
+    the pretrained model lacks.
     """
     start, end = pretrained.state_dict(), finetuned.backbone.state_dict()
     if more := sorted(start.keys() ^ end.keys()):
@@ -79,6 +81,8 @@ def _embed(model: Backbone, data: Data, images: Images) -> np.ndarray:
 
 
 def _logits(finetuned: Classifier, data: Data, embeddings: np.ndarray) -> np.ndarray:
+    if finetuned.reads_tokens:
+        return np.zeros((len(embeddings), 0), np.float32)
     with torch.inference_mode():
         return finetuned.head(torch.from_numpy(embeddings).to(data.device)).float().cpu().numpy()
 
@@ -111,21 +115,23 @@ def measure(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """
     labels, alphas = np.asarray(arrays["labels"]), np.asarray(arrays["alphas"])
     known, scored = labels >= 0, np.asarray(arrays["scored"], bool)
-    right = (arrays["logits"].argmax(2) == labels)[:, known]
+    no_class = arrays["logits"].shape[2] == 0
+    known, unknown = (known & False, NO_CLASS) if no_class else (known, "no test image has a known label")
+    right = np.zeros((len(alphas), 0)) if no_class else (arrays["logits"].argmax(2) == labels)[:, known]
     result: dict[str, Any] = {
         "n": int(known.sum()),
         "n_natural": int(scored.sum()),
         "alphas": alphas,
         "entries": np.array([f"α = {alpha:.3g}" for alpha in alphas], dtype=np.str_),  # names the rows of the data table
     }
-    result |= _shares("accuracy", right, "no test image has a known label")
+    result |= _shares("accuracy", right, unknown)
     no_natural = "no natural image has a label that the natural head knows, or there is no such head"
     result |= _shares("natural_accuracy", (arrays["named"] == arrays["natural_labels"])[:, scored], no_natural)
     if known.any():
         recalls = [right[:, labels[known] == c].mean(1) for c in np.unique(labels[known])]
         result["balanced_accuracy"] = np.mean(recalls, axis=0)
     else:
-        result |= {"balanced_accuracy": None, "balanced_accuracy_reason": "no test image has a known label"}
+        result |= {"balanced_accuracy": None, "balanced_accuracy_reason": unknown}
     for name, few in (("cka_debiased", "test"), ("cka_natural_debiased", "natural")):
         values = np.asarray(arrays[name])
         result[name] = values if np.isfinite(values).any() else None

@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rift import findings
-from rift.model import Task
+from rift.model import Task, linear
 
 
 def build(classes: Sequence[str]) -> Task:
     """Return the task for these findings; labels are `(n, k)`, 1 where the image shows the finding."""
     return Task(
-        outputs=len(classes),
+        head=linear(len(classes)),
         loss=lambda logits, labels: F.binary_cross_entropy_with_logits(logits.float(), labels.float()),
         probabilities=lambda logits: logits.double().sigmoid(),
         score=_score,

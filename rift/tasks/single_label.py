@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from rift.model import Task
+from rift.model import Task, linear
 
 
 def build(
@@ -20,7 +20,7 @@ def build(
 ) -> Task:
     """Return the task for these classes."""
     return Task(
-        outputs=len(classes),
+        head=linear(len(classes)),
         loss=lambda logits, labels: F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing),
         probabilities=lambda logits: logits.double().softmax(1),
         score=_score,

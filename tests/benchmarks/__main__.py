@@ -72,7 +72,7 @@ def steps(rounds: int, batch_size: int, width: int, names: Sequence[str] = tuple
     _ = views.embeddings
     contestants = {}
     for name in names:
-        classifier = Classifier(copy.deepcopy(pretrained), task.head(pretrained.width))
+        classifier = Classifier(copy.deepcopy(pretrained), task.head(pretrained))
         regularizer = catalog.door("regularizers", name.split("[")[0])(pretrained, classifier.backbone, views, **FORMS[name])
         state = train.State(classifier, regularizer, train.make_optimizer(classifier, regularizer, training))
         contestants[name] = train.train(

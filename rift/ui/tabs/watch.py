@@ -11,15 +11,17 @@ from rift.ui.state import App, Shown
 from rift.ui.widgets import html, join
 
 TITLE, ORDER = "3 Watch", 3
+HEADLINE = "validation_accuracy"
 # event, value, title, what it means, name of the axis
 CURVES = (
     ("step", "task_loss", "Task loss", "How wrong the medical answers are on the training batches; lower is better.", None),
     ("step", "penalty", "Penalty", "How far the covariance is from the pretrained one, before the strength is applied.", None),
     (
         "epoch",
-        "validation_accuracy",
+        HEADLINE,
         "Accuracy",
-        "On validation images, after each epoch; where an image may show several findings, their mean average precision (mAP).",
+        "On validation images, after each epoch; where an image may show several findings, their mean average precision (mAP). "
+        "Of a reconstruction, the mean absolute error of a pixel: lower is better.",
         [0, 1.02],
     ),
     (
@@ -64,15 +66,17 @@ def render(here: Shown) -> list[Any]:
         waiting = (
             "The first point comes with the first step." if kind == "step" else "The first point comes after the first epoch."
         )
+        if key == HEADLINE and any("validation_reconstruction_error" in event for events in curves.values() for event in events):
+            title, span = "reconstruction error", None
         plots.append(figures.curves(series, kind, title.lower(), span) if series else figures.empty(waiting))
     name = html('<div class="rift"><h2>{name}</h2></div>', name=naming.title(here.lab, here.id))
     return [name, *plots, _log(curves)]
 
 
 def _value(event: dict[str, Any], key: str) -> Any:
-    """Return a value of an event; for accuracy the mean average precision, where there is one."""
-    better = event.get("validation_average_precision") if key == "validation_accuracy" else None
-    return event.get(key) if better is None else better
+    """Return a value of an event; for accuracy the mean average precision or the reconstruction error, where there is one."""
+    others = ("validation_average_precision", "validation_reconstruction_error") if key == HEADLINE else ()
+    return next((event[other] for other in others if event.get(other) is not None), event.get(key))
 
 
 def _log(curves: dict[str, list[dict[str, Any]]]) -> str:
@@ -91,7 +95,7 @@ def _log(curves: dict[str, list[dict[str, Any]]]) -> str:
     lines = join("<tr><td>{arm}</td><td>{epoch}</td><td>{accuracy}</td><td>{cka}</td></tr>", rows[::-1])
     return html(
         '<div class="rift"><details><summary>Epochs as a table</summary><div class="scroll"><table class="plain"><thead><tr>'
-        '<th scope="col">Arm</th><th scope="col">Epoch</th><th scope="col">Validation accuracy or mAP</th>'
+        '<th scope="col">Arm</th><th scope="col">Epoch</th><th scope="col">Validation accuracy, mAP or reconstruction error</th>'
         '<th scope="col">Debiased CKA</th>'
         "</tr></thead><tbody>{lines}</tbody></table></div></details></div>",
         lines=lines,
