@@ -39,7 +39,7 @@ def build(lab: Lab, device: str = "auto") -> tuple[gr.Blocks, Files]:
         gr.HTML(HEADER)
         bar = gr.Row(elem_id="status-row")
         with gr.Tabs(selected="data", elem_id="tabs", overflow_behavior="wrap") as bar_of_tabs:
-            app = App(labs, files, device, blocks, memory, mark, bar_of_tabs)
+            app = App(labs, files, device, blocks, memory, mark, bar_of_tabs, gr.State(""))
             for name, module in pages():
                 with gr.Tab(module.TITLE, id=name, elem_id=f"tab-{name}", render_children=True):
                     module.build(app)
