@@ -14,7 +14,7 @@ import pkgutil
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pydantic
@@ -69,11 +69,17 @@ def captures(diagnostic: str) -> bool:
 
 def keywords(function: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
     """Return a function's keyword-only arguments by name: the annotation, and the default (`...` where there is none)."""
-    hints = typing.get_type_hints(function, include_extras=True)
-    return {
-        key: (hints[key], ... if parameter.default is inspect.Parameter.empty else parameter.default)
+    found = {
+        key: parameter
         for key, parameter in inspect.signature(function).parameters.items()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    # of these alone: the others may be of types that are imported for checkers only
+    written = SimpleNamespace(__annotations__={key: parameter.annotation for key, parameter in found.items()})
+    hints = typing.get_type_hints(written, function.__globals__, include_extras=True)  # type: ignore[attr-defined]
+    return {
+        key: (hints[key], ... if parameter.default is inspect.Parameter.empty else parameter.default)
+        for key, parameter in found.items()
     }
 
 
@@ -88,8 +94,18 @@ def settings(menu: str, name: str) -> type[pydantic.BaseModel]:
         first = keywords(module(menu, name).capture)
         assert not first.keys() & fields.keys(), f"{name}: capture and measure share the setting {first.keys() & fields.keys()}"
         fields = first | fields
+    return _form(f"{menu}.{name}", fields)
+
+
+@functools.cache
+def look_settings(diagnostic: str) -> type[pydantic.BaseModel]:
+    """Return a pydantic model of what can be set where a diagnostic is asked about one photo: the keywords of its `look`."""
+    return _form(f"diagnostics.{diagnostic}.look", keywords(module("diagnostics", diagnostic).look))
+
+
+def _form(name: str, fields: Mapping[str, tuple[Any, Any]]) -> type[pydantic.BaseModel]:
     config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
-    return pydantic.create_model(f"{menu}.{name}", __config__=config, **fields)  # type: ignore[call-overload]
+    return pydantic.create_model(name, __config__=config, **fields)  # type: ignore[call-overload]
 
 
 def check(menu: str, choice: Choice) -> Choice:

@@ -1,4 +1,4 @@
-"""The queue: worker processes at low priority that take up a lab's queued runs, one at a time, oldest first."""
+"""The queue: worker processes at low priority that take up a lab's measurements and queued runs, one at a time, oldest first."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from rift import measurement
 from rift.runs import ENDED, Lab, Run, is_held
 
 NICE = 10  # a page with 50 visitors stayed responsive beside training at this priority, and did not at normal priority
@@ -35,9 +36,10 @@ def start_worker(lab: Lab, device: str = "auto", runs: list[Run] | None = None) 
 
 
 def work(lab: Lab, device: str = "auto", ids: list[str] | None = None) -> None:
-    """Be the worker: execute queued runs until none is left; only this process ever touches CUDA.
+    """Be the worker: execute what is queued until nothing is left; only this process ever touches CUDA.
 
-    Without `ids` it is the lab's one worker: a second one ends at once.
+    Without `ids` it is the lab's one worker: a second one ends at once. A measurement, which somebody waits for, comes before
+    the next run.
     """
     with suppress(OSError, AttributeError):  # not allowed, or not on this system: then at the usual priority
         os.nice(NICE)
@@ -49,14 +51,23 @@ def work(lab: Lab, device: str = "auto", ids: list[str] | None = None) -> None:
         from rift import recipe
 
         chosen = recipe.pick_device(device)
-        while (run := next_run(lab, ids)) is not None:
+        while True:
+            waiting = measurement.queue(lab) if ids is None else []
+            asked = next((one for one in waiting if one.state == "queued"), None)
+            run = next_run(lab, ids)
+            if asked is None and run is None:
+                return
             with suppress(Timeout):  # another worker was faster
-                recipe.execute(run, lab, chosen)
+                if asked is not None:
+                    measurement.carry_out(asked, chosen)
+                elif run is not None:
+                    recipe.execute(run, lab, chosen)
 
 
 def ensure_worker(lab: Lab, device: str = "auto") -> None:
-    """Start the lab's worker where runs are queued and none is at work; ask as often as you like, it starts one at a time."""
-    if not any(run.state == "queued" for run in lab.runs()):
+    """Start the lab's worker where something is queued and none is at work; ask as often as you like, it starts one at a time."""
+    states = [*(run.state for run in lab.runs()), *(one.state for one in measurement.queue(lab))]
+    if "queued" not in states:
         return
     _started[:] = [process for process in _started if process.poll() is None]  # the ended ones are reaped here
     mark = lab.root / "starting"
@@ -76,15 +87,15 @@ def next_run(lab: Lab, ids: list[str] | None = None) -> Run | None:
     return next((run for run in runs if run.state == "queued"), None)
 
 
-def stop(run: Run) -> None:
-    """Stop a run within a second and keep what is done: ask first, end the process when it is in the middle of a long step."""
-    run.request_stop()
+def stop(job: Run | measurement.Measurement) -> None:
+    """Stop a job within a second and keep what is done: ask first, end the process when it is in the middle of a long step."""
+    job.request_stop()
     patience = time.monotonic() + STOP_SECONDS
     while time.monotonic() < patience:
-        if run.state in ENDED:
+        if job.state in ENDED:
             return
         time.sleep(0.02)
-    pid = next((event["pid"] for event in reversed(run.events()) if event["event"] == "start"), None)
-    if pid is not None and run.is_alive:
+    pid = next((event["pid"] for event in reversed(job.events()) if event["event"] == "start"), None)
+    if pid is not None and job.is_alive:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from rift.runs import SCHEMA, Lab, Run, write_json
 from rift.snapshot import Snapshot
 
 Say = Callable[[str], None]
+Tell = Callable[[int, int, str], None]
 SAY_SECONDS = 1.0
 REMOVED = ("natural_accuracy", "cka_debiased", "cka_natural_debiased")
 
@@ -35,15 +37,22 @@ def measure_all(run: Run, before: Snapshot, after: Snapshot) -> dict[str, Any]:
 
 
 def measure_again(
-    lab: Lab, run: Run, diagnostic: Choice, *, device: torch.device | str = "cpu", say: Say = lambda text: None
+    lab: Lab,
+    run: Run,
+    diagnostic: Choice,
+    *,
+    device: torch.device | str = "cpu",
+    say: Say = lambda text: None,
+    tell: Tell = lambda done, total, what: None,
 ) -> dict[str, Any]:
     """Measure one diagnostic on a finished run with these checked settings, keep the document in the run and return it.
 
-    One that captures runs the models first, unless its arrays are kept from an earlier time. Raises `run.missing` for a run
-    without its arrays, `data.missing` where its images were deleted, `run.memory`, and what the diagnostic raises.
+    One that captures runs the models first, unless its arrays are kept from an earlier time; how far it is goes to `tell` as
+    parts done, parts in all and what they are, and now and then to `say` as a sentence. Raises `run.missing` for a run without
+    its arrays, `data.missing` where its images were deleted, `run.memory`, and what the diagnostic and `tell` raise.
     """
     if catalog.captures(diagnostic.name):
-        arrays = captured(lab, run, diagnostic, device=torch.device(device), say=say)
+        arrays = captured(lab, run, diagnostic, device=torch.device(device), say=say, tell=tell)
         _, theirs = _settings(diagnostic)
         return _keep(run, diagnostic, catalog.door("diagnostics", diagnostic.name)(arrays, **theirs))
     paths = (lab.cache / (run.result() or {})["before"], run.path / "snapshot.npz")
@@ -53,7 +62,15 @@ def measure_again(
     return _keep(run, diagnostic, catalog.door("diagnostics", diagnostic.name)(before, after, **diagnostic.options))
 
 
-def captured(lab: Lab, run: Run, diagnostic: Choice, *, device: torch.device, say: Say = lambda text: None) -> captures.Arrays:
+def captured(
+    lab: Lab,
+    run: Run,
+    diagnostic: Choice,
+    *,
+    device: torch.device,
+    say: Say = lambda text: None,
+    tell: Tell = lambda done, total, what: None,
+) -> captures.Arrays:
     """Return what a diagnostic computes with the models of a finished run, kept in `captures/` by its settings."""
     ours, _ = _settings(diagnostic)
 
@@ -67,7 +84,7 @@ def captured(lab: Lab, run: Run, diagnostic: Choice, *, device: torch.device, sa
             seed=run.experiment.seed,
             device=device,
             task=catalog.door("tasks", run.experiment.task.name)(images[1].classes, **run.experiment.task.options),
-            progress=_progress(diagnostic.name, say),
+            progress=_progress(diagnostic.name, say, tell),
             epochs=trained.epochs(run),
             at_epoch=lambda epoch: trained.build(lab, run, epoch).to(device),
             cache=lab.cache,
@@ -77,7 +94,13 @@ def captured(lab: Lab, run: Run, diagnostic: Choice, *, device: torch.device, sa
         except torch.OutOfMemoryError as error:
             raise RunError("run.memory", f"{diagnostic.name} needs more memory than {device} has; use --device cpu.") from error
 
-    return captures.kept(run.path / "captures" / f"{diagnostic.name}-{digest(ours)[:16]}.npz", compute)
+    return captures.kept(captures_path(run, diagnostic), compute)
+
+
+def captures_path(run: Run, diagnostic: Choice) -> Path:
+    """Return where the arrays of a diagnostic with these checked settings are kept, once they are."""
+    ours, _ = _settings(diagnostic)
+    return run.path / "captures" / f"{diagnostic.name}-{digest(ours)[:16]}.npz"
 
 
 def _settings(diagnostic: Choice) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -87,12 +110,13 @@ def _settings(diagnostic: Choice) -> tuple[dict[str, Any], dict[str, Any]]:
     return ours, {key: value for key, value in diagnostic.options.items() if key not in names}
 
 
-def _progress(name: str, say: Say) -> Callable[[int, int, str], None]:
-    """Return what tells people how far a capture is, now and then, and about how long it still takes."""
+def _progress(name: str, say: Say, tell: Tell) -> Tell:
+    """Return what tells how far a capture is: each time to `tell`, now and then with the time left to people."""
     began: list[float] = []  # time and parts done when first told: parts kept from an earlier time took no time now
     told = [0.0]
 
     def progress(done: int, total: int, what: str) -> None:
+        tell(done, total, what)
         now = time.monotonic()
         if not began:
             began.extend((now, done))

@@ -229,7 +229,7 @@ def _said(one: Mapping[str, Any], name: str) -> Any:
     return f"not computed: {reason}" if one.get(name) is None and reason else one.get(name)
 
 
-def unmeasured(document: Mapping[str, Any], measures: Mapping[str, Mapping[str, Any]], lab: str = "LAB") -> list[dict[str, Any]]:
+def unmeasured(document: Mapping[str, Any], measures: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Each diagnostic that was measured on no arm, with the commands that measure it."""
     runs = [next((run["run"] for run in arm["runs"]), "RUN") for arm in document["arms"] if not arm.get("same_as")]
     return [
@@ -237,7 +237,7 @@ def unmeasured(document: Mapping[str, Any], measures: Mapping[str, Mapping[str, 
             "name": name,
             "title": getattr(catalog.module("diagnostics", name), "TITLE", name.replace("_", " ").capitalize()),
             "summary": catalog.summary("diagnostics", name),
-            "commands": [f"python -m rift measure {run} --lab {lab} --diagnostic {name}" for run in runs],
+            "commands": [f"python -m rift measure {run} --lab LAB --diagnostic {name}" for run in runs],
         }
         for name in catalog.names("diagnostics")
         if not any(name in one for one in measures.values())

@@ -52,23 +52,11 @@ def is_held(path: Path) -> bool:
         return True
 
 
-class Run:
-    """One run's directory.
-
-    `experiment.json` (once), `events.jsonl` (append-only, one writer), `stop`, `lock` (held while alive), `log.txt`, `*.npz`,
-    `weights.safetensors`, `predictions.csv`, `checkpoint/`, `measures/`, `result.json`.
-    """
+class Job:
+    """A directory that a worker acts on: `events.jsonl` (append-only, one writer), `stop`, `lock` (held while alive)."""
 
     def __init__(self, path: Path):
         self.path, self.id = path, path.name
-
-    @property
-    def experiment(self) -> Experiment:
-        """Return what the run was asked to do; `run.missing` when there is no such run."""
-        try:
-            return Experiment.model_validate_json((self.path / "experiment.json").read_bytes())
-        except FileNotFoundError:
-            raise RunError("run.missing", f"There is no run {self.id!r} in {self.path.parent}.") from None
 
     def events(self) -> list[dict[str, Any]]:
         """Return all events so far; a torn last line is ignored."""
@@ -119,7 +107,7 @@ class Run:
 
     @contextmanager
     def alive(self, timeout_seconds: float = 2.0) -> Iterator[None]:
-        """Hold the run's lock; raises filelock.Timeout when another worker has it."""
+        """Hold the lock; raises filelock.Timeout when another worker has it."""
         with FileLock(self.path / "lock").acquire(timeout=timeout_seconds):
             yield
 
@@ -127,6 +115,22 @@ class Run:
     def is_alive(self) -> bool:
         """Whether a worker holds the lock; the kernel frees it when the worker dies, however it dies."""
         return is_held(self.path / "lock")
+
+
+class Run(Job):
+    """One run's directory.
+
+    `experiment.json` (once), `events.jsonl` (append-only, one writer), `stop`, `lock` (held while alive), `log.txt`, `*.npz`,
+    `weights.safetensors`, `predictions.csv`, `checkpoint/`, `measures/`, `result.json`.
+    """
+
+    @property
+    def experiment(self) -> Experiment:
+        """Return what the run was asked to do; `run.missing` when there is no such run."""
+        try:
+            return Experiment.model_validate_json((self.path / "experiment.json").read_bytes())
+        except FileNotFoundError:
+            raise RunError("run.missing", f"There is no run {self.id!r} in {self.path.parent}.") from None
 
     @property
     def state(self) -> str:
@@ -159,6 +163,13 @@ class Run:
         files = sorted((self.path / "measures").glob("*.json"))
         return {file.stem: json.loads(file.read_bytes())["runs"][self.id] for file in files}
 
+    def measured(self, diagnostic: str) -> dict[str, Any] | None:
+        """Return the document of one diagnostic, with the settings that it was measured with; None where it was not."""
+        try:
+            return json.loads((self.path / "measures" / f"{diagnostic}.json").read_bytes())
+        except FileNotFoundError:
+            return None
+
 
 class Lab:
     """A folder of image sets (`data/`), caches (`cache/`), runs (`runs/`) and comparisons of runs (`comparisons/`)."""
@@ -167,6 +178,7 @@ class Lab:
         self.root = Path(root)
         self.data, self.cache, self._runs = self.root / "data", self.root / "cache", self.root / "runs"
         self.comparisons, self.photos = self.root / "comparisons", self.root / "photos"
+        self.measuring = self.root / "measuring"
         try:
             for folder in (self.data, self.cache, self._runs, self.comparisons):
                 folder.mkdir(parents=True, exist_ok=True)

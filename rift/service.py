@@ -18,7 +18,7 @@ from typing import Annotated, Any
 from filelock import FileLock
 from pydantic import Field
 
-from rift import catalog, comparison, estimate, jobs, report
+from rift import catalog, comparison, estimate, jobs, measurement, report
 from rift.comparison import Arm
 from rift.config import Choice, Experiment, Settings, Strength, Training, digest
 from rift.dataset import ImageSet, Split, load, parts, refuse_misfit
@@ -182,6 +182,8 @@ def status(lab: Lab, name: str, *, device: str = "auto") -> Status:
     if ahead and not any(state in ENDED for state in states):
         before = "another run" if ahead == 1 else f"{ahead} other runs"
         return Status("queued", progress, None, f"Waiting for {before}; yours come next.", f"{version}-{ahead}")
+    if any(one.state == "evaluating" for one in measurement.queue(lab)):
+        return Status("queued", progress, None, "Waiting for a measurement; yours come next.", f"{version}-measuring")
     return Status("preparing", progress, left, f"Starting {name}, {place}.", version)
 
 

@@ -36,10 +36,11 @@ def build(lab: Lab, device: str = "auto") -> tuple[gr.Blocks, Files]:
         # that made it another one again: pages that asked several times a second for ever. A text changes when it differs.
         mark = gr.Textbox(visible="hidden", elem_id="memory")
         memory.change(None, memory, mark, js="memory => JSON.stringify(memory)")
+        ready = gr.State("")  # not among the tabs, whose places are counted
         gr.HTML(HEADER)
         bar = gr.Row(elem_id="status-row")
         with gr.Tabs(selected="data", elem_id="tabs", overflow_behavior="wrap") as bar_of_tabs:
-            app = App(labs, files, device, blocks, memory, mark, bar_of_tabs)
+            app = App(labs, files, device, blocks, memory, mark, bar_of_tabs, ready)
             for name, module in pages():
                 with gr.Tab(module.TITLE, id=name, elem_id=f"tab-{name}", render_children=True):
                     module.build(app)

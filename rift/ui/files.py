@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
-from rift import ask, dataset, images, service
+from rift import ask, dataset, images, measuring, service
 from rift.errors import UserError
 from rift.runs import Lab, write_bytes
 
@@ -41,6 +41,10 @@ class Files:
         """Return the address of one image of a set, cut to a square of `size` px."""
         return "rift/picture/" + self._sign.dumps([lab, data, int(index), size], "picture")
 
+    def captured(self, lab: str, run: str, stem: str, array: str, index: int) -> str:
+        """Return the address of one picture that a diagnostic computed with the models of a run."""
+        return "rift/captured/" + self._sign.dumps([lab, run, stem, array, int(index)], "captured")
+
     def photo(self, lab: str, key: str) -> str:
         """Return the address of a photo that was kept by `ask.keep_photo`."""
         return "rift/photo/" + self._sign.dumps([lab, key], "photo")
@@ -53,6 +57,7 @@ class Files:
         """Return the routes that answer these addresses."""
         return [
             Route("/rift/picture/{token}", self._guarded("picture", self._picture)),
+            Route("/rift/captured/{token}", self._guarded("captured", self._captured)),
             Route("/rift/photo/{token}", self._guarded("photo", self._photo)),
             Route("/rift/document/{token}/{name}", self._guarded("document", self._document)),
         ]
@@ -74,6 +79,10 @@ class Files:
         lab, data, index, size = token
         found = dataset.load(self.labs[lab].data / data).picture(index, min(size, MOST_PIXELS))
         return Response(images.jpeg(found), 200, HEADERS, "image/jpeg")
+
+    def _captured(self, token: tuple[str, str, str, str, int]) -> Response:
+        lab, run, stem, array, index = token
+        return Response(images.encode(measuring.captured(self.labs[lab], run, stem, array, index)), 200, HEADERS, "image/png")
 
     def _photo(self, token: tuple[str, str]) -> Response:
         lab, key = token

@@ -52,6 +52,7 @@ class App:
     memory: gr.BrowserState
     mark: gr.Textbox  # its change is that of the memory
     tabs: gr.Tabs
+    ready: gr.State  # the comparison whose results are on show, and how many runs they are of
     follow: list[tuple[list[Any], Callable[[Shown], list[Any]]]] = field(default_factory=list)
     show: list[tuple[list[Any], Callable[[Shown], list[Any]]]] = field(default_factory=list)
     _bundled: str = ""
@@ -69,6 +70,11 @@ class App:
         if "example" in self.labs and (found := service.comparisons(self.labs["example"])):
             return Shown("example", self.labs["example"], found[0])
         return None
+
+    def of(self, ready: str) -> Shown | None:
+        """Return the comparison that `ready` names; None while none is on show."""
+        home, _, name = ready.partition(" ")[0].partition("/")
+        return Shown(home, self.labs[home], name) if home in self.labs else None
 
     def data(self, memory: dict[str, str]) -> tuple[str, str, str]:
         """Return home, digest and source of the chosen images: this browser's, else the example's."""
@@ -93,7 +99,7 @@ class App:
 
 def connect(app: App) -> None:
     """Build the status bar and the polling that moves the whole page; called after the tabs, in their row."""
-    seen, ready = gr.State(""), gr.State("")
+    seen, ready = gr.State(""), app.ready
     timer = gr.Timer(POLL_SECONDS, active=False)
     bar = gr.HTML(elem_id="status", scale=8, min_width=240)
     stop = gr.Button("Stop", variant="stop", size="sm", visible=False, scale=0, min_width=96, elem_id="stop")
@@ -123,9 +129,8 @@ def connect(app: App) -> None:
         return [gr.Timer(active=status.active), mark, ready, _bar(here, status), *buttons, *values]
 
     def results(ready: str) -> list[Any]:
-        home, _, name = ready.partition(" ")[0].partition("/")
-        here = Shown(home, app.labs[home], name)
-        return [value for _, render in app.show for value in render(here)]
+        here = app.of(ready)
+        return [value for _, render in app.show for value in render(here)] if here else [gr.skip()] * len(app.outputs(app.show))
 
     def fresh(memory: dict[str, str], request: gr.Request) -> Any:
         """Attach a reloaded page, a second tab or a link `?run=` to its comparison."""

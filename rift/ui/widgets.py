@@ -6,6 +6,7 @@ import functools
 import json
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import gradio as gr
@@ -106,10 +107,12 @@ class Menu:
 class Form:
     """All settings of one pydantic model as controls."""
 
-    def __init__(self, model: type[pydantic.BaseModel], hidden: Sequence[str] = ()):
+    def __init__(
+        self, model: type[pydantic.BaseModel], hidden: Sequence[str] = (), values: Mapping[str, Any] = MappingProxyType({})
+    ):
         self._model, self.names = model, [name for name in model.model_fields if name not in hidden]
         with gr.Row():
-            self.inputs = [control(name, model.model_fields[name]) for name in self.names]
+            self.inputs = [control(name, model.model_fields[name], values.get(name)) for name in self.names]
 
     def read(self, values: Sequence[Any]) -> dict[str, Any]:
         """Return the values by name; an empty one is left to its default."""

@@ -11,6 +11,8 @@ import numpy as np
 from playwright.sync_api import Locator, Page, expect
 
 from rift import images
+from rift.ui.diagnostic import title
+from rift.ui.tabs import compare
 
 TABS = ("Data", "Train", "Watch", "Compare", "Learn")
 
@@ -35,7 +37,13 @@ def zipped(files: dict[str, bytes]) -> bytes:
     return out.getvalue()
 
 
+FAMILY = {title(name): family for family, names in compare.families().items() for name in names}
+
+
 def tab(page: Page, name: str) -> None:
+    """Open a tab; that of a diagnostic within its family."""
+    if name in FAMILY:
+        tab(page, FAMILY[name])
     page.locator("#tabs").get_by_role("tab", name=name).first.click()
 
 

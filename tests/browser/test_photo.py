@@ -1,4 +1,4 @@
-"""A photo of one's own, put to the pretrained model and both arms side by side."""
+"""One photo, of one's own or at hand, put to the pretrained model and both arms side by side."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ PHOTO = Path(sklearn.__file__).parent / "datasets" / "images" / "china.jpg"
 def test_a_photo_and_words_of_ones_own_are_asked_of_three_models(page, server):
     tab(page, "Compare")
     tab(page, "Zero-shot")
+    page.get_by_label("A photo of your own").check()
     drop(page, "photo-zero_shot", "china.jpg", PHOTO)
     mine = page.locator("#preview-zero_shot img")
     mine.wait_for()
@@ -32,9 +33,24 @@ def test_a_photo_and_words_of_ones_own_are_asked_of_three_models(page, server):
     assert not [path for path in server.uploads.rglob("*.jpg")], "the photo has left Gradio's cache"
 
 
+def test_natural_photos_and_test_images_are_at_hand(page):
+    tab(page, "Compare")
+    tab(page, "Zero-shot")
+    preview = page.locator("#preview-zero_shot")
+    expect(preview).to_contain_text("1 of 11: cat")
+    page.get_by_label("number input for Which one").fill("2")
+    expect(preview).to_contain_text("2 of 11")
+    page.get_by_label("A test image of this set").check()
+    expect(preview).to_contain_text("1 of 40")
+    page.wait_for_function("() => document.querySelector('#preview-zero_shot img').naturalWidth > 0")
+    page.locator("#ask-zero_shot").click()
+    expect(page.locator("#answer-zero_shot")).to_contain_text("pretrained says")
+
+
 def test_what_is_no_photo_is_told(page):
     tab(page, "Compare")
     tab(page, "Zero-shot")
+    page.get_by_label("A photo of your own").check()
     drop(page, "photo-zero_shot", "no.jpg", b"GIF, or so it says")
     expect(page.locator("#preview-zero_shot [role=alert] code")).to_have_text("data.image")
     page.locator("#ask-zero_shot").click()

@@ -2,41 +2,133 @@
 
 from __future__ import annotations
 
-import shlex
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from rift import ask, catalog, comparison, figures, naming, overview, report, service
-from rift.errors import UserError
+from rift import catalog, comparison, measuring, naming, overview, report, service
+from rift.ui.diagnostic import Page, title
 from rift.ui.state import App, Shown
-from rift.ui.widgets import PRIVATE, html, join, problem, told
+from rift.ui.widgets import PRIVATE, html, join, told
 
 TITLE, ORDER = "4 Compare", 4
-WORDS = "cat, dog, bird, lion, car, ship, coffee, palace"
 MARK = '<div class="rift">{part}</div>'
+POLL_SECONDS = 1.0
+# A diagnostic that is not named here says where it belongs with FAMILY = one of these titles, else it comes last.
+FAMILIES = {
+    "What it can do": ("accuracy", "reliability", "corruption"),
+    "What it forgot": ("drift", "zero_shot", "pca", "retrieval", "attention", "stir"),
+    "Weights": ("interpolation", "sharpness"),
+}
+OTHERS = "More"
+
+
+def families() -> dict[str, list[str]]:
+    """Return the diagnostics of the menu by family, in their order."""
+    found: dict[str, list[str]] = {title: [] for title in (*FAMILIES, OTHERS)}
+    named = {name: title for title, names in FAMILIES.items() for name in names}
+    order = {name: place for place, name in enumerate(named)}
+    for name in sorted(catalog.names("diagnostics"), key=lambda name: (order.get(name, len(order)), name)):
+        family = named.get(name) or getattr(catalog.module("diagnostics", name), "FAMILY", OTHERS)
+        found[family if family in found else OTHERS].append(name)
+    return {family: names for family, names in found.items() if names}
 
 
 def build(app: App) -> None:
-    """Fill the tab; a diagnostic becomes a sub-tab by being in the menu, and asks for a photo where it has `look`."""
+    """Fill the tab; a diagnostic becomes a sub-tab by being in the menu."""
     heading = gr.HTML(elem_id="compare-heading")
     app.show.append(([heading], lambda here: [_heading(app, here)]))
+    timer = gr.Timer(POLL_SECONDS, active=False)
     with gr.Tabs(overflow_behavior="wrap"):
         with gr.Tab("Verdict"):
             verdicts = gr.HTML(elem_id="verdicts")
             table = gr.HTML(elem_id="arms")
             app.show.append(([verdicts, table], _numbers))
-        for name in catalog.names("diagnostics"):
-            module = catalog.module("diagnostics", name)
-            with gr.Tab(getattr(module, "TITLE", name.replace("_", " ").capitalize()), id=name, elem_id=f"tab-{name}"):
-                _diagnostic(app, name, module)
+        pages, tabs, groups = {}, {}, {}
+        for place, (family, names) in enumerate(families().items()):
+            with gr.Tab(family, elem_id=f"family-{place}") as group, gr.Tabs(overflow_behavior="wrap"):
+                groups[family] = (group, names)
+                for name in names:
+                    with gr.Tab(title(name), id=name, elem_id=f"tab-{name}") as tabs[name]:
+                        pages[name] = Page(app, name)
         with gr.Tab("Trade-off", elem_id="tab-tradeoff"):
             _tradeoff(app)
         with gr.Tab("Photos", elem_id="tab-photos"):
             photos = gr.HTML(elem_id="photos")
             app.show.append(([photos], lambda here: [_photos(app, here)]))
+    _connect(app, timer, pages, tabs, groups)
     _other(app)
+
+
+def _connect(app: App, timer: gr.Timer, pages: dict[str, Page], tabs: dict[str, Any], groups: dict[str, Any]) -> None:
+    """Draw a page when it is opened, and again when another comparison is looked at or something new was measured.
+
+    A page that is not open is drawn when it is: so a visit costs what is looked at, however many diagnostics there are.
+    """
+    opened = gr.State({})  # the diagnostic that was opened last in each family; under "" the one that is open
+    drawn = gr.State({})  # for each page what it shows
+    everything = [component for page in pages.values() for component in page.outputs]
+
+    def look(ready: str, name: str, drawn: dict[str, str]) -> tuple[Any, dict[str, str], list[Any]]:
+        """Return timer, what is drawn and the values of one page."""
+        here = app.of(ready)
+        if here is None:
+            return gr.Timer(active=False), drawn, [gr.skip()] * len(pages[name].outputs)
+        version = measuring.version(here.lab, here.id, name)
+        values = pages[name].follow(here) if drawn.get(name) == version else pages[name].draw(here)
+        return gr.Timer(active=bool(measuring.active(here.lab, here.id))), {**drawn, name: version}, values
+
+    def again(ready: str, opened: dict[str, str], drawn: dict[str, str]) -> list[Any]:
+        """Return timer, what is drawn and values for every page, of which only the open one moves."""
+        name = opened.get("", "")
+        if not name:
+            return [gr.Timer(active=False), drawn, *[gr.skip()] * len(everything)]
+        first, drawn, values = look(ready, name, drawn)
+        return [
+            first,
+            drawn,
+            *(v for one, page in pages.items() for v in (values if one == name else [gr.skip()] * len(page.outputs))),
+        ]
+
+    def on_tab(family: str, name: str) -> Any:
+        def select(ready: str, opened: dict[str, str], drawn: dict[str, str]) -> list[Any]:
+            first, drawn, values = look(ready, name, drawn)
+            return [{**opened, "": name, family: name}, first, drawn, *values]
+
+        return told(select)
+
+    def on_family(family: str, names: list[str]) -> Any:
+        return lambda opened: {**opened, "": opened.get(family, names[0])}
+
+    inputs, moved = [app.ready, opened, drawn], [timer, drawn, *everything]
+    for family, (group, names) in groups.items():
+        group.select(on_family(family, names), opened, opened, **PRIVATE).then(told(again), inputs, moved, **PRIVATE)
+        for name in names:
+            tabs[name].select(on_tab(family, name), inputs, [opened, timer, drawn, *pages[name].outputs], **PRIVATE)
+            _press(app, pages[name], inputs, [opened, timer, drawn, *pages[name].outputs], on_tab(family, name))
+    app.ready.change(told(again), inputs, moved, concurrency_limit=None, **PRIVATE)
+    timer.tick(told(again), inputs, moved, concurrency_limit=None, **PRIVATE)
+
+
+def _press(app: App, page: Page, inputs: list[Any], outputs: list[Any], look: Any) -> None:
+    """Connect the three buttons of a page."""
+
+    def acting(act: Any) -> Any:
+        def handler(ready: str, *values: Any) -> None:
+            if (here := app.of(ready)) is not None:
+                act(here, values)
+
+        return told(handler)
+
+    def halt(here: Shown, _: Any) -> None:
+        measuring.stop(here.lab, here.id, page.name)
+
+    def go_on(here: Shown, _: Any) -> None:
+        measuring.go_on(app.lab, here.lab, here.id, page.name, device=app.device)
+
+    for button, act, more in ((page.measure, page.start, page.inputs), (page.stop, halt, []), (page.resume, go_on, [])):
+        pressed = button.click(acting(act), [app.ready, *more], None, queue=False, **PRIVATE)
+        pressed.then(look, inputs, outputs, **PRIVATE)
 
 
 def _heading(app: App, here: Shown) -> Any:
@@ -79,29 +171,6 @@ def _numbers(here: Shown) -> list[Any]:
     return [verdicts if found else nothing, table]
 
 
-def _diagnostic(app: App, name: str, module: Any) -> None:
-    gr.HTML(html('<p class="rift about">{text}</p>', text=catalog.summary("diagnostics", name)))
-    sentence = gr.HTML()
-    plot = gr.Plot(show_label=False, container=False, elem_id=f"figure-{name}")
-    with gr.Accordion("Data", open=False):
-        data = gr.HTML()
-
-    def render(here: Shown) -> list[Any]:
-        measured = service.measures(here.lab, here.id).items()  # of this diagnostic alone: a figure is drawn once
-        section = next(report.sections({arm: {name: one[name]} for arm, one in measured if name in one}), None)
-        if section is None:
-            document, lab = service.result(here.lab, here.id), shlex.quote(str(here.lab.root))
-            how = next(one for one in report.unmeasured(document, {}, lab) if one["name"] == name)
-            return [html(MARK, part=report.part("unmeasured", how)), figures.empty("not measured"), ""]
-        words = html('<p class="rift says">{text}</p>', text=section["sentence"])
-        plot = gr.Plot(section["figure"], elem_classes=["wide"] if section["min_width"] else [])
-        return [words, plot, html(MARK, part=report.part("data", section))]
-
-    app.show.append(([sentence, plot, data], render))
-    if hasattr(module, "look"):
-        _ask(app, name, module)
-
-
 def _tradeoff(app: App) -> None:
     """Show all finished runs of the lab on these images, in whatever comparison they were trained."""
     about = (
@@ -121,53 +190,6 @@ def _tradeoff(app: App) -> None:
         return [words, section["figure"], html(MARK, part=report.part("data", section))]
 
     app.show.append(([sentence, plot, data], render))
-
-
-def _ask(app: App, name: str, module: Any) -> None:
-    """Let a photo of one's own, or one of the natural set, be put to all models side by side."""
-    gr.HTML('<div class="rift"><h3>Ask about a photo of your own</h3></div>')
-    with gr.Row():
-        with gr.Column(min_width=320):
-            photo = gr.File(label="Drop a photo", height=110, elem_id=f"photo-{name}")
-            words = gr.Textbox(WORDS, label="Words to choose from", info="separated by commas", elem_id=f"words-{name}")
-            button = gr.Button("Ask all models", elem_id=f"ask-{name}")
-            preview = gr.HTML(elem_id=f"preview-{name}")
-        with gr.Column(min_width=320):
-            sentence = gr.HTML(elem_id=f"answer-{name}")
-            plot = gr.Plot(show_label=False, container=False, visible=False, elem_id=f"look-{name}")
-    kept = gr.State("")
-
-    def keep(path: str | None) -> tuple[Any, str, Any]:
-        """Take the photo into the lab and out of Gradio's cache."""
-        if not path:
-            return gr.skip(), gr.skip(), gr.skip()
-        try:
-            key = ask.keep_photo(app.lab, Path(path).read_bytes())
-        except UserError as error:
-            return None, "", problem(error)
-        finally:
-            Path(path).unlink(missing_ok=True)
-        address = app.files.photo("lab", key)
-        return None, key, html('<img class="rift photo" src="{address}" alt="your photo">', address=address)
-
-    def answer(memory: dict[str, str], key: str, text: str) -> tuple[Any, Any]:
-        here = app.shown(memory)
-        if here is None:
-            return html('<p class="rift about">There is no comparison to ask yet.</p>'), gr.skip()
-        labels = [word for part in text.replace(";", ",").split(",") if (word := part.strip())]
-        found = ask.look(here.lab, here.id, name, ask.photo(app.lab, key), labels)
-        return html('<p class="rift says">{text}</p>', text=module.look_sentence(found)), gr.Plot(
-            module.look_figure(found), visible=True
-        )
-
-    photo.upload(keep, photo, [photo, kept, preview], **PRIVATE)
-    gr.on(
-        [button.click, words.submit],
-        told(answer),
-        [app.memory, kept, words],
-        [sentence, plot],
-        **{**PRIVATE, "show_progress": "minimal"},
-    )
 
 
 def _photos(app: App, here: Shown) -> Any:

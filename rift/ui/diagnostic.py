@@ -1,0 +1,157 @@
+"""The page of one diagnostic: its figure, sentence, pictures and data, and what measures it from here."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import gradio as gr
+
+from rift import catalog, measuring, report
+from rift.config import Choice
+from rift.ui.photo import Asker
+from rift.ui.state import App, Shown, duration
+from rift.ui.widgets import Form, html, join
+
+MARK = '<div class="rift">{part}</div>'
+WORDS = {
+    "queued": "Waiting",
+    "evaluating": "Measuring",
+    "done": "Finished",
+    "stopped": "Stopped",
+    "failed": "Failed",
+    "lost": "Interrupted",
+}
+
+
+def title(name: str) -> str:
+    """Return what a diagnostic's sub-tab is called."""
+    return getattr(catalog.module("diagnostics", name), "TITLE", name.replace("_", " ").capitalize())
+
+
+class Page:
+    """One sub-tab; `outputs` are its moving parts, `follow` gives values for those that move while it measures."""
+
+    def __init__(self, app: App, name: str):
+        self.app, self.name = app, name
+        gr.HTML(html('<p class="rift about">{text}</p>', text=catalog.summary("diagnostics", name)))
+        with gr.Row(elem_classes="measuring"):
+            self.status = gr.HTML(elem_id=f"measuring-{name}", scale=8, min_width=240)
+            self.stop = gr.Button("Stop", variant="stop", size="sm", visible=False, scale=0, min_width=96, elem_id=f"halt-{name}")
+            self.resume = gr.Button("Go on", size="sm", visible=False, scale=0, min_width=96, elem_id=f"resume-{name}")
+        sentence = gr.HTML()
+        plot = gr.Plot(show_label=False, container=False, visible=False, elem_id=f"figure-{name}")
+        pictures = gr.HTML(elem_id=f"gallery-{name}")
+        with gr.Accordion("Data", open=False, visible=False) as numbers:
+            data = gr.HTML()
+        about = gr.HTML(elem_id=f"measured-{name}")
+        with gr.Accordion("Measure", open=False) as door:
+            plan = gr.HTML(elem_id=f"plan-{name}")
+            self.form = self._form()
+            self.measure = gr.Button("Measure all arms", variant="primary", elem_id=f"measure-{name}")
+            command = gr.HTML()
+        module = catalog.module("diagnostics", name)
+        self.asker = Asker(app, name, module) if hasattr(module, "look") else None
+        self._moving = [self.status, self.stop, self.resume, self.measure]
+        self._still = [sentence, plot, pictures, numbers, data, about, door, plan, command]
+        self.outputs = [*self._moving, *self._still, *(self.asker.outputs if self.asker else [])]
+
+    def _form(self) -> Form | None:
+        """Build the choice of a preset, which fills in the settings, and the settings themselves."""
+        model, presets = catalog.settings("diagnostics", self.name), measuring.forms(self.name)
+        first = next(iter(presets))
+        if len(presets) > 1:
+            about = "What is set below follows the choice."
+            pick = gr.Radio(list(presets), value=first, label="Preset", info=about, elem_id=f"preset-{self.name}")
+        if not model.model_fields:
+            return None
+        with gr.Accordion("Settings", open=False):
+            form = Form(model, values=presets[first])
+        if len(presets) > 1:
+            values = {preset: form.show(one) for preset, one in presets.items()}
+            one = "" if len(form.inputs) > 1 else "[0]"  # what fills a single control is no list
+            pick.change(None, pick, form.inputs, js=f"preset => ({json.dumps(values)})[preset]{one}")
+        return form
+
+    @property
+    def inputs(self) -> list[Any]:
+        """The controls that say how to measure."""
+        return self.form.inputs if self.form else []
+
+    def start(self, here: Shown, values: tuple[Any, ...]) -> None:
+        """Ask for a measurement with these values of `inputs`."""
+        asked = Choice(name=self.name, options=self.form.read(values) if self.form else {})
+        measuring.start(self.app.lab, here.lab, here.id, asked, device=self.app.device)
+
+    def follow(self, here: Shown) -> list[Any]:
+        """Return how far the measurement is, and leave all else as it is."""
+        return [*self._moved(here), *[gr.skip()] * (len(self.outputs) - len(self._moving))]
+
+    def draw(self, here: Shown) -> list[Any]:
+        """Return everything as it is now."""
+        found = measuring.results(here.lab, here.id, self.name)
+        section = next(report.sections({arm: {self.name: one} for arm, one in found.items()}), None)
+        lines = html("<pre><code>{text}</code></pre>", text="\n".join(measuring.commands(here.lab, here.id, self.name)))
+        command = html(
+            '<details class="rift"><summary>The same from the command line</summary>{lines}</details>',
+            lines=html(MARK, part=lines),
+        )
+        plan = html('<p class="rift about">{text}</p>', text=measuring.plan(here.lab, here.id, self.name))
+        door = gr.Accordion(label="Measure again" if found else "Measure", open=not found)
+        asker = self.asker.draw(here) if self.asker else []
+        if section is None:
+            text = "Not measured on these runs yet: it runs the models again, and only when asked."
+            if not catalog.captures(self.name):
+                text = "Not measured on these runs yet: they are older than this page, or came without what it needs."
+            words = html('<p class="rift says">{text}</p>', text=text)
+            nothing = [words, gr.Plot(visible=False), "", gr.Accordion(visible=False), "", ""]
+            return [*self._moved(here), *nothing, door, plan, command, *asker]
+        words = html('<p class="rift says">{text}</p>', text=section["sentence"])
+        plot = gr.Plot(section["figure"], elem_classes=["wide"] if section["min_width"] else [], visible=True)
+        about = html('<p class="rift about">{text}</p>', text=measuring.about(here.lab, here.id, self.name))
+        data = html(MARK, part=report.part("data", section))
+        drawn = [words, plot, self._gallery(here, found), gr.Accordion(visible=True), data, about]
+        return [*self._moved(here), *drawn, door, plan, command, *asker]
+
+    def _moved(self, here: Shown) -> list[Any]:
+        status = measuring.status(self.app.lab, here.lab, here.id, self.name, device=self.app.device)
+        bar = html(
+            '<progress max="1" value="{progress}" aria-label="Progress"></progress><span class="left">{left}</span>'
+            "<small>Safe to close this tab: the work goes on.</small>",
+            progress=f"{status.progress:.3f}",
+            left="" if status.seconds_left is None else f"about {duration(status.seconds_left)} left",
+        )
+        problems = join(
+            '<div class="rift problem" role="alert"><b>{arm}: {what}</b> <code>{code}</code></div>',
+            [{"arm": arm, "what": what, "code": code} for arm, what, code in status.problems],
+        )
+        said = html(
+            '<div class="rift status {state}"><b class="state" aria-live="polite">{word}</b>'
+            '<span class="message">{message}</span>{bar}</div>{problems}',
+            state=status.state,
+            word=WORDS.get(status.state, ""),
+            message=status.message,
+            bar=bar if status.active else "",
+            problems=problems,
+        )
+        quiet = not status.state or (status.state == "done" and not problems)
+        unfinished = status.state in ("stopped", "failed", "lost")
+        return [
+            "" if quiet else said,
+            gr.Button(visible=status.active),
+            gr.Button(visible=unfinished),
+            gr.Button(interactive=not status.active),
+        ]
+
+    def _gallery(self, here: Shown, found: dict[str, Any]) -> Any:
+        """Return the rows of small pictures that the diagnostic asks for."""
+        rows = []
+        for row in measuring.pictures(here.lab, here.id, self.name, found):
+            cells = [{**cell, "address": self._address(here, *cell["place"])} for cell in row["pictures"]]
+            cell = '<figure><img loading="lazy" src="{address}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
+            rows.append({"caption": row["caption"], "pictures": join(cell, cells)})
+        whole = join('<section><h3>{caption}</h3><div class="pictures">{pictures}</div></section>', rows)
+        return html('<div class="rift gallery">{whole}</div>', whole=whole) if rows else ""
+
+    def _address(self, here: Shown, kind: str, *place: Any) -> str:
+        return self.app.files.picture(here.home, *place) if kind == "set" else self.app.files.captured(here.home, *place)
