@@ -9,9 +9,10 @@ Gaussian noise, are our choice. An image's result depends on no other image: nei
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import numpy as np
@@ -102,6 +103,16 @@ def through(
     firsts = range(0, len(pixels), data.batch_size)
     parts = [data.part(f"{name}-{layer}-{first}", lambda first=first: batch(first)) for first in firsts]  # type: ignore[misc]
     return {key: np.concatenate([part[key] for part in parts]) for key in ("pixels", "loss")}
+
+
+def of_pretrained(
+    backbone: Backbone, mark: str, layer: int, data: Data, pixels: np.ndarray, settings: Settings, tell: Callable[[int], None]
+) -> Arrays:
+    """Return what `through` does for the pretrained model, whose fingerprint is `mark`; all runs of a lab have it in common."""
+    # The device is part of the key for its rounding, the batch because a smaller one rounds differently.
+    same = [asdict(settings), mark, hashlib.sha256(pixels.tobytes()).hexdigest(), pixels.shape, data.batch_size]
+    key = [*same, layer, data.device.type]
+    return data.shared("stir", key, lambda data: through(backbone, layer, data, pixels, "inverted-pre", settings, tell))
 
 
 @torch.no_grad()

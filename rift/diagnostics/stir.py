@@ -13,9 +13,8 @@ debiased beside linear; intervals by the jackknife over images, given this noise
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -99,8 +98,7 @@ def _inverted(
     depth, done = models["pre"].layers, 0
     cost = {layer: min(layer, depth) * how.iterations * len(pixels) for layer in nodes}
     total = len(models) * sum(cost.values())
-    # The device is part of the key for its rounding, the batch because a smaller one rounds differently.
-    same = [asdict(how), fingerprint(models["pre"]), hashlib.sha256(pixels.tobytes()).hexdigest(), pixels.shape, data.batch_size]
+    mark = fingerprint(models["pre"])
     found: dict[str, list[Arrays]] = {"pre": [], "ft": []}
     for name, model in models.items():
         for layer in nodes:
@@ -110,11 +108,10 @@ def _inverted(
                 seen[0] += n * min(layer, depth)
                 data.progress(before + seen[0], total, "passes through a block")
 
-            def one(data: Data, name: str = name, model: Backbone = model, layer: int = layer, tell: Any = tell) -> Arrays:
-                return _inversion.through(model, layer, data, pixels, f"inverted-{name}", how, tell)
-
-            key = [*same, layer, data.device.type]
-            found[name].append(data.shared("stir", key, one) if name == "pre" else one(data))
+            if name == "pre":
+                found[name].append(_inversion.of_pretrained(model, mark, layer, data, pixels, how, tell))
+            else:
+                found[name].append(_inversion.through(model, layer, data, pixels, f"inverted-{name}", how, tell))
             done += cost[layer]
     return found
 

@@ -86,9 +86,7 @@ def _compare(kind: str, amount: float) -> Turned:
     return Turned(ckas, float(norms[1] / norms[0]))
 
 
-def run(
-    *, amount: Annotated[float, Field(ge=0, le=1, description="how far layers are turned")] = 0.5
-) -> dict[str, Any]:
+def run(*, amount: Annotated[float, Field(ge=0, le=1, description="how far layers are turned")] = 0.5) -> dict[str, Any]:
     """Return for both nets debiased CKA after each layer `(depth,)` and the stretch relative to the net as it was.
 
     `stretches` follow the slider's way; `stretch_of_last` is that of turning the last embedding only, and `bound` what the
