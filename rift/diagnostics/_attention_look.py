@@ -166,8 +166,8 @@ def look_sentence(found: Mapping[str, Any]) -> str:
     spread = f"For {first} these are {found['spread'][0]:.0%} of the patches".replace("%", " %")
     even = "; the nearer to the share that they hold, the less its boxes mean"
     return (
-        f"{compared} Blue is {READERS[found['reader']]}. {boxes}, at most {maths.MOST_BOXES}. {spread}{even}. Where a model looks "
-        "is not why it answers, and one photo is an anecdote, not a measurement."
+        f"{compared} Blue is {READERS[found['reader']]}. {boxes}, at most {maths.MOST_BOXES}. {spread}{even}. Where a model "
+        "looks is not why it answers, and one photo is an anecdote, not a measurement."
     )
 
 
