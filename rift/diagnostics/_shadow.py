@@ -109,7 +109,7 @@ def _density(plot: go.Figure, one: dict, model: str, arm: str, column: int, arms
         return
     dash = figures.dash(arm, arms)
     look = {"color": figures.color(arm, arms), "dash": dash, "width": 2.5 if dash == "dot" else 2}
-    unseen = {"size": 1, "opacity": 0}  # plotly leaves a margin around markers, none around lines
+    unseen = {"size": 1, "color": "rgba(0,0,0,0)"}  # plotly leaves a margin around markers, none around lines
     name, mode = f"density, {figures.text(arm)}", "lines+markers"
     _trace(plot, lines, name, column, mode=mode, line=look, marker=unseen, hoverinfo="skip", legendrank=1500)
 
