@@ -17,6 +17,7 @@ from rift.errors import RunError
 from rift.model import Classifier, to_float
 
 BATCH = 16  # images at a time: second derivatives hold several times what training holds
+DETACHED = "lora_magnitude_vector"  # of DoRA, which takes the norms beside it as constants when it takes gradients
 FEWEST = 3  # Lanczos steps before its residual is believed: an early one may be small beside another eigenvalue
 
 
@@ -159,8 +160,10 @@ def lanczos(
 
     `ritz` is a lower bound of the largest eigenvalue, and an eigenvalue lies within `residual` of it. It stops when
     residual <= tolerance · |ritz|, from FEWEST steps on. Three vectors are held and not made orthogonal anew: that repeats
-    eigenvalues, but leaves the largest (Paige 1980).
+    eigenvalues, but leaves the largest (Paige 1980). Empty for DoRA, whose second derivatives are not its loss's.
     """
+    if any(DETACHED in name for name in land.names):
+        iterations = 0
     v, before = unit(start), torch.zeros_like(start)
     diagonal: list[float] = []
     beside: list[float] = []

@@ -41,7 +41,6 @@ PRESETS: dict[str, dict] = {
     "thorough": {"images": 500, "radii": 5, "steps": 20, "iterations": 60, "directions": 10, "points": 10, "grid": 5},
 }
 GRADIENT, HESSIAN = 3, 11  # what they cost, in passes through the model (measured): for the time left
-DETACHED = "lora_magnitude_vector"  # of DoRA, which takes the norms beside it as constants when it takes gradients
 
 
 def capture(
@@ -100,7 +99,6 @@ def capture(
         done[0] += cost
         data.progress(done[0], passes, "passes through the model")
 
-    tick(0)
     epsilons = radius * 0.5 ** np.arange(radii)[::-1]
     arrays |= {
         "radii": epsilons,
@@ -111,9 +109,7 @@ def capture(
     balls = [data.part(f"ball-{i}", functools.partial(climb, float(r))) for i, r in enumerate(arrays["radii_absolute"])]
     arrays |= {key: np.stack([ball[key] for ball in balls]) for key in balls[0]}
     bend = functools.partial(_landscape.lanczos, land, toward + random, iterations=iterations, tolerance=tolerance)
-    detached = any(DETACHED in name for name in names)
-    none = dict.fromkeys(("ritz", "residual"), np.zeros(0))
-    arrays |= none if detached else data.part("hessian", lambda: bend(tick=lambda: tick(HESSIAN)))
+    arrays |= data.part("hessian", lambda: bend(tick=lambda: tick(HESSIAN)))
     line, reason = _line(pretrained, finetuned, names)
     arrays |= {"line_reason": np.array(reason), "offsets": span * grids[0], "plane": span * grids[1]}
     return arrays | _slices(land, data, span, directions, grids, float(arrays["radii_absolute"][-1]) * toward, line, tick)
