@@ -52,7 +52,7 @@ def test_a_corruption_keeps_shape_and_range_is_drawn_from_its_seed_and_grows_wit
     assert torch.equal(images, given)
     for severity, one in enumerate(found, 1):
         assert one.shape == images.shape and one.dtype == torch.float32
-        assert 0 <= float(one.min()) and float(one.max()) <= 1
+        assert float(one.min()) >= 0 and float(one.max()) <= 1
         assert torch.equal(one, under(images, name, severity))
     away = [float((one - images).abs().mean()) for one in found]
     assert away[0] > 0.002 and np.all(np.diff(away) > 0), away
@@ -76,7 +76,7 @@ def test_gray_images_are_changed_by_every_corruption():
 )
 def test_an_image_of_one_color_has_nothing_to_blur_or_move(name):
     plain = torch.full((2, 3, 64, 64), 0.3)
-    assert torch.allclose(under(plain, name, 5), plain, atol=1e-5)
+    assert torch.allclose(under(plain, name, 5), plain, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -256,37 +256,36 @@ def test_what_cannot_be_computed_says_why(why):
         assert found["mean_accuracy_low"] is None and "too few" in found["mean_accuracy_low_reason"]
 
 
-class Narrowness(nn.Module):
-    """Embeddings `(n, 2)` that tell narrow stripes from wide ones: how alike columns two and three apart are."""
-
-    width = 2
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        rows = images.mean((1, 2))
-        return torch.stack([(rows[:, step:] - rows[:, :-step]).abs().mean(1) for step in (2, 5)], 1)
-
-
-def stripe_reader() -> Classifier:
-    head = nn.Linear(2, 2, bias=False)
-    head.weight.data = torch.tensor([[-1.0, 1.0], [1.0, -1.0]])
-    return Classifier(Narrowness(), head).eval()  # type: ignore[arg-type]
+def stripe_reader(images: Images) -> Classifier:
+    """A toy whose head has learned to tell these stripes apart."""
+    backbone = toy()
+    head = nn.Linear(backbone.width, 2)
+    with torch.no_grad():
+        embeddings = torch.cat([backbone(one) for one in _corruptions.chunks(images)])
+    optimizer = torch.optim.Adam(head.parameters(), lr=0.05)
+    for _ in range(100):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(head(embeddings), torch.from_numpy(images.labels)).backward()
+        optimizer.step()
+    return Classifier(backbone, head).eval()
 
 
-def test_a_reader_of_stripes_loses_accuracy_as_noise_and_blur_grow():
-    images, reader = striped(20, 64), stripe_reader()
+def test_a_toy_trained_on_stripes_loses_accuracy_with_noise():
+    images = striped(12)
+    images = dataclasses.replace(images, pixels=images.pixels // 6)  # faint: about as strong as the noise
+    reader = stripe_reader(images)
     with torch.inference_mode():
         clean = torch.cat([reader(one)[1] for one in _corruptions.chunks(images)]).argmax(1).numpy()
     assert (clean == images.labels).all()
-    accuracy = [
-        mean_corrupted_accuracy(reader, images, seed=0, severities=[severity], names=["gaussian_blur", "motion_blur"])
-        for severity in (1, 5)
-    ]
-    assert accuracy[1] < accuracy[0]
+    noises = ["gaussian_noise", "impulse_noise", "shot_noise"]
+    weak, strong = (mean_corrupted_accuracy(reader, images, seed=0, severities=[one], names=noises) for one in (1, 5))
+    assert strong < weak and strong < 0.9
     assert mean_corrupted_accuracy(reader, images, seed=0) < 1
 
 
 def test_mean_corrupted_accuracy_leaves_out_unknown_labels_and_needs_one():
-    images, reader = striped(6), stripe_reader()
+    images = striped(6)
+    reader = stripe_reader(images)
     half = dataclasses.replace(images, labels=np.where(np.arange(12) < 6, images.labels, -1))
     first = dataclasses.replace(half, pixels=images.pixels[:6], ids=images.ids[:6], labels=images.labels[:6])
     assert mean_corrupted_accuracy(reader, half, seed=0) == mean_corrupted_accuracy(reader, first, seed=0)

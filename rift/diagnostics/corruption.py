@@ -136,13 +136,14 @@ def _picture(pixels: Tensor) -> np.ndarray:
 
 
 def measure(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Return scores in [0, 1] of c corruptions in v severities, CKA in [-1, 1], their means and 95 % intervals (`…_low`, `_high`).
+    """Return scores in [0, 1] of c corruptions in v severities, CKA in [-1, 1], their means and 95 % intervals.
 
     For each of the scores (`accuracy`, `balanced_accuracy`; of findings `average_precision`, `accuracy`), of `natural_accuracy`
     and of `cka_debiased`, these two also `pretrained_…`: `NAME` `(c, v)`, `corruption_NAME` `(c,)` its mean over severities,
-    `severity_NAME` `(5,)` that over corruptions, nan where a severity was not asked for, and `mean_NAME`. `image_score` `(n,)` is
-    the share of right answers under all corruptions, image by image, -1 where the label is not known. `n` test and `n_natural`
-    natural images are scored. What is undefined is nan or None, and `<name>_reason` says why.
+    `severity_NAME` `(5,)` that over corruptions, nan where a severity was not asked for, and `mean_NAME`, each bounded by
+    `…_low` and `…_high`. `image_score` `(n,)` is the share of right answers under all corruptions, image by image, -1 where the
+    label is not known. `n` test and `n_natural` natural images are scored. What is undefined is nan or None, and
+    `<name>_reason` says why.
     """
     labels, scored = np.asarray(arrays["labels"]), np.asarray(arrays["scored"], bool)
     known = np.arange(len(labels)) if labels.ndim == 2 else np.flatnonzero(labels >= 0)
