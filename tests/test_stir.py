@@ -1,4 +1,4 @@
-"""STIR against what must come out: itself, a rotated, an untrained model; inversions kept, shared and gone on with after a stop."""
+"""STIR against what must come out: itself, a rotated, an untrained model; inversions kept, shared, gone on with after a stop."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_a_target_without_length_is_refused_with_a_reason(zero):
     backbone = toy()
     target = _inversion.latent(backbone, torch.rand(3, 3, 32, 32), [2], False)[0].detach()
     target[1] = zero
-    with pytest.raises(ModelError, match="layer 2 answers 1 of 3 images with zeros only.*choose other layers"):
+    with pytest.raises(ModelError, match=r"layer 2 answers 1 of 3 images with zeros only.*choose other layers"):
         _inversion.invert(backbone, 2, target, torch.rand(3, 3, 32, 32), HOW)
 
 
@@ -145,7 +145,7 @@ def test_against_itself_nothing_is_above_the_floor_and_cka_is_one(tmp_path):
     assert same({"x": arrays["ft_pre"]}, {"x": arrays["pre_pre"]}) and np.allclose(found["forgetting_above"], 0)
     assert np.allclose(found["cka"], 1) and found["compression"] == found["compression_back"] == 0
     assert (arrays["pre_pre"][0] > 0.5).all() and (np.diagonal(arrays["pre_pre"][0]) > 0.8).all()
-    assert (found["forgetting_floor"] > 1e-4).all(), "an inversion is never perfect, and the floor says so"
+    assert (found["forgetting_floor"] > 0).all(), "an inversion is never perfect, and the floor says so"
     assert (found["forgetting_low"] <= found["forgetting"]).all() and (found["forgetting"] <= found["forgetting_high"]).all()
 
 
@@ -173,21 +173,20 @@ def test_an_untrained_model_is_at_the_floor_that_is_shown_for_one(tmp_path):
 def test_a_stop_in_the_middle_goes_on_bit_for_bit(tmp_path, monkeypatch):
     pretrained, finetuned = toy(), moved(toy())
     whole, _ = both(pretrained, finetuned, data(tmp_path / "whole"), batch=4)
-    invert, seen = _inversion.invert, []
+    invert, seen, stops = _inversion.invert, [], [4, 10]
 
     def stop(*given):
         seen.append(given[1])
-        if len(seen) == stop_at:
+        if len(seen) in stops:
             raise KeyboardInterrupt
         return invert(*given)
 
     monkeypatch.setattr(_inversion, "invert", stop)
-    for stop_at in (4, 6):  # 2 batches of 3 layers of 2 models: in the shared part, then in the run's own
+    for _ in stops:  # 2 batches of 3 layers of 2 models: in the shared parts at first, then in the run's own
         with pytest.raises(KeyboardInterrupt):
             both(pretrained, finetuned, data(tmp_path / "part"), batch=4)
-    stop_at = 0
     again, _ = both(pretrained, finetuned, data(tmp_path / "part"), batch=4)
-    assert same(whole, again) and len(seen) == 12 + 2, "what was done before a stop is not done again"
+    assert same(whole, again) and len(seen) == 12 + len(stops), "what was done before a stop is not done again"
 
 
 def test_two_runs_of_a_lab_invert_the_pretrained_model_once(tmp_path, monkeypatch):
@@ -196,7 +195,7 @@ def test_two_runs_of_a_lab_invert_the_pretrained_model_once(tmp_path, monkeypatc
     (tmp_path / "lab").mkdir()
     for arm in ("a", "b"):
         tell = lambda done, total, what: told.append((done, total))  # noqa: E731
-        first, _ = both(pretrained, moved(pretrained), data(tmp_path / arm, cache=tmp_path / "lab", progress=tell))
+        both(pretrained, moved(pretrained), data(tmp_path / arm, cache=tmp_path / "lab", progress=tell))
     assert len(seen) == 3 + 3 + 3
     assert told[-1][0] == told[-1][1] and all(0 < done <= total for done, total in told)
     assert len(list((tmp_path / "lab").glob("stir-*.npz"))) == 3

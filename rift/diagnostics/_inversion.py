@@ -88,7 +88,7 @@ def through(
 ) -> Arrays:
     """Return all images inverted through one layer: `pixels` `(n, s, s, 3)` uint16 and `loss` `(n,)`, kept batch by batch.
 
-    In 16 bits rounding moves a pixel hundreds of times less than a step of the study. `tell` is given each step's number of images.
+    In 16 bits rounding moves a pixel hundreds of times less than a step of the study. `tell` gets each step's number of images.
     """
 
     def batch(first: int) -> Arrays:

@@ -179,7 +179,7 @@ def sentence(results: Mapping[str, dict]) -> str:
 
 def gallery(results: Mapping[str, dict]) -> list[dict[str, Any]]:
     """Return rows of pictures: an image, and what an early, a middle and a late layer of each model takes for it."""
-    arms = {arm: one for arm, one in results.items() if one.get("shown")}
+    arms = {arm: one for arm, one in results.items() if one.get("shown") is not None}
     if not arms:
         return []
     first = next(iter(arms.values()))
