@@ -22,7 +22,15 @@ def arrays(stir: np.ndarray, right: np.ndarray, n: int = 60, epochs: list[int] |
     """Arrays as `capture` returns them, `stir` `(e, l)`, `right` `(e, c, m)`."""
     loo = stir[:, :, None] + 1e-3 * np.random.default_rng(0).normal(size=(*stir.shape, n))
     known = np.array(epochs if epochs is not None else range(1, len(stir) + 1))
-    return {"stir": stir, "stir_loo": loo, "right": right, "clean": right.max(1), "epochs": known, "n": np.array(n)}
+    return {
+        "stir": stir,
+        "stir_loo": loo,
+        "right": right,
+        "clean": right.max(1),
+        "epochs": known,
+        "n": np.array(n),
+        "names_classes": np.array(True),
+    }
 
 
 def run_of(seed: int, epochs: int = 5, sign: float = -1.0, n: int = 60) -> dict:

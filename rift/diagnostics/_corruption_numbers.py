@@ -9,6 +9,7 @@ import numpy as np
 
 from rift.diagnostics._corruptions import SEVERITIES, scores
 from rift.statistics import folds, mean_proportion_interval, paired_statistic_difference, proportion_interval
+from rift.tasks.reconstruction import NO_CLASS
 
 FEW = "there are too few images for an interval"
 
@@ -17,7 +18,8 @@ def task(arrays: Mapping[str, np.ndarray], labels: np.ndarray, known: np.ndarray
     """Return everything that compares what the task's head says with the labels; `known` are the images that have one."""
     multi, truth, shape = labels.ndim == 2, labels[known], arrays["logits"].shape[:2]
     logits = np.concatenate([arrays["clean_logits"][None], arrays["logits"].reshape(-1, *arrays["logits"].shape[2:])])[:, known]
-    reason = "no test image has a known label" if not len(known) else ""
+    unknown = "no test image has a known label" if arrays["logits"].shape[-1] else NO_CLASS
+    reason = "" if len(known) else unknown
     reason = reason or ("" if np.isfinite(logits).all() else "the model's outputs are not finite numbers: its training diverged")
     result: dict[str, Any] = {}
     for place, name in enumerate(("average_precision", "accuracy") if multi else ("accuracy", "balanced_accuracy")):

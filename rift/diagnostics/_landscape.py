@@ -80,7 +80,7 @@ def landscape(model: Classifier, names: Sequence[str], data: Data, chosen: np.nd
     """
     if data.task is None:
         raise RunError("run.missing", "sharpness needs the loss that the run was trained with, and this run names no task.")
-    pixels, device = data.train.pixels[chosen], data.device
+    pixels, device, task = data.train.pixels[chosen], data.device, data.task
     labels = torch.from_numpy(np.ascontiguousarray(data.train.labels[chosen])).to(device)
     starts = range(0, len(chosen), BATCH)
 
@@ -88,7 +88,7 @@ def landscape(model: Classifier, names: Sequence[str], data: Data, chosen: np.nd
         return to_float(torch.from_numpy(np.ascontiguousarray(pixels[start : start + BATCH])).to(device))
 
     def truth(start: int) -> Tensor:
-        return labels[start : start + BATCH]
+        return task.targets(images(start), labels[start : start + BATCH])
 
     module: nn.Module = model
     inputs: Callable[[int], Tensor] = images
@@ -103,7 +103,7 @@ def landscape(model: Classifier, names: Sequence[str], data: Data, chosen: np.nd
         shapes=tuple(parameters[name].shape for name in names),
         center=torch.cat([parameters[name].detach().reshape(-1) for name in names]),
         batches=lambda: ((inputs(start), truth(start)) for start in starts),
-        loss=data.task.loss,
+        loss=task.loss,
         n=len(chosen),
     )
 

@@ -114,6 +114,8 @@ def _outputs(model: str, images: str, finetuned: Classifier, embeddings: np.ndar
             return {f"{model}named": np.full(len(embeddings), -1)}
         places = np.array([data.natural.classes.index(label) for label in head.classes])
         return {f"{model}named": places[head.logits(torch.from_numpy(embeddings)).argmax(1).numpy()]}
+    if finetuned.reads_tokens:  # it reconstructs, and names no class
+        return {} if model else {"logits": np.zeros((len(embeddings), 0), np.float32)}
     return {} if model else {"logits": finetuned.head(torch.from_numpy(embeddings).to(data.device)).float().cpu().numpy()}
 
 
@@ -147,6 +149,7 @@ def measure(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """
     labels, scored = np.asarray(arrays["labels"]), np.asarray(arrays["scored"], bool)
     known = np.arange(len(labels)) if labels.ndim == 2 else np.flatnonzero(labels >= 0)
+    known = known if arrays["logits"].shape[-1] else known[:0]
     severities, shape = np.asarray(arrays["severities"]), arrays["logits"].shape[:2]
     result: dict[str, Any] = {
         "n": len(known),

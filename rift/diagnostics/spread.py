@@ -24,6 +24,7 @@ from rift.captures import Arrays, Data, Images
 from rift.diagnostics import _corruptions, _grams, _inversion
 from rift.diagnostics._inversion import Settings
 from rift.model import Backbone, Classifier, fingerprint
+from rift.tasks.reconstruction import NO_CLASS
 
 TITLE = "Forgetting and robustness"
 EVERY_RUN = True  # the figure takes all seeds of an arm, not the first alone
@@ -96,6 +97,7 @@ def capture(
         data.progress(place, len(epochs), "epochs")
         each.append(data.part(f"epoch-{epoch}", lambda epoch=epoch: at(epoch)))  # type: ignore[misc]
     fixed = {"epochs": np.array(epochs), "n": np.array(len(pixels)), "blocks": np.array(blocks), "corruptions": np.array(names)}
+    fixed |= {"names_classes": np.array(not finetuned.reads_tokens)}
     return fixed | {key: np.stack([one[key] for one in each]) for key in each[0]}
 
 
@@ -109,6 +111,8 @@ def _chosen(epochs: Sequence[int], most: int) -> list[int]:
 @torch.no_grad()
 def _right(model: Classifier, images: Images, data: Data, name: str | None) -> np.ndarray:
     """Return for each image with a known label whether (of findings: what share) the model answers rightly, `(m,)`."""
+    if model.reads_tokens:
+        return np.zeros(0)
     chunks = _corruptions.chunks(images) if name is None else _corruptions.corrupted(images, name, SEVERITY, data.seed)
     logits = torch.cat([model(one.to(data.device))[1].float().cpu() for one in chunks]).numpy()
     if images.labels.ndim == 2:
@@ -141,7 +145,8 @@ def measure(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     robust, clean = right.mean(1).sum(1) / m, np.asarray(arrays["clean"]).sum(1) / m
     if not right.shape[2]:
         robust, clean = robust * np.nan, clean * np.nan
-    result |= _found({"robust_accuracy": robust, "clean_accuracy": clean}, "no test image has a known label")
+    why = "no test image has a known label" if arrays["names_classes"] else NO_CLASS
+    result |= _found({"robust_accuracy": robust, "clean_accuracy": clean}, why)
     result |= correlated("correlation", spread, robust, FEWEST_EPOCHS, "epochs")
     return result
 
