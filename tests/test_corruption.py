@@ -105,6 +105,13 @@ def test_brightness_is_the_value_of_hsv_and_rotation_by_45_degrees_twice_a_quart
     assert any(torch.allclose(quarter, images.rot90(turns, (2, 3)), atol=1e-4) for turns in (1, 3))
 
 
+def test_contrast_keeps_the_mean_color():
+    images = pictures(32)
+    found = under(images, "contrast", 3)
+    assert torch.allclose(found.mean((2, 3)), images.mean((2, 3)), atol=1e-5)
+    assert torch.allclose(found.std((2, 3)), 0.2 * images.std((2, 3)), atol=1e-5)
+
+
 def test_severities_are_those_of_hendrycks_at_both_sides_and_lengths_grow_beyond():
     def at(side):
         return _corruptions._at(torch.zeros(1, 3, side, side), 2, (0, 1, 0, 0, 0), (0, 3, 0, 0, 0))
@@ -170,6 +177,9 @@ def test_mean_corruption_error_by_hand():
     assert np.isnan(found["severity_accuracy"][[1, 3, 4]]).all() and found["severity_accuracy_reason"]
     hits = round(40 * (1 - errors[1][0]))
     assert (found["accuracy_low"][1, 0], found["accuracy_high"][1, 0]) == pytest.approx(proportion_interval(hits, 40))
+    assert (found["clean_accuracy_low"], found["clean_accuracy_high"]) == pytest.approx(
+        proportion_interval(round(40 * (1 - clean)), 40)
+    )
     balanced = balanced_accuracy_score(labels, arrays["logits"][0, 1].argmax(1))
     assert found["balanced_accuracy"][0, 1] == pytest.approx(balanced)
     assert found["image_score"].mean() == pytest.approx(found["mean_accuracy"])

@@ -34,7 +34,7 @@ def task(arrays: Mapping[str, np.ndarray], labels: np.ndarray, known: np.ndarray
     right = (logits[1:] >= 0) == (truth > 0) if multi else logits[1:].argmax(2) == truth
     result["image_score"] = np.full(len(labels), -1.0)
     result["image_score"][known] = right.mean((0, 2) if multi else 0)
-    return result if multi else result | _counted(right, truth, shape)
+    return result if multi else result | _counted(logits.argmax(2) == truth, truth, shape)
 
 
 def _errors(clean: np.ndarray, corrupted: np.ndarray, reason: str) -> dict[str, Any]:
@@ -54,16 +54,20 @@ def _score(logits: np.ndarray, truth: np.ndarray, kept: np.ndarray, name: str) -
 
 
 def _counted(right: np.ndarray, truth: np.ndarray, shape: tuple[int, ...]) -> dict[str, Any]:
-    """Wilson intervals of single accuracies and MOVER's of balanced ones, which hold near 0 and 1 as a jackknife does not."""
+    """From right answers `(1 + c · v, n)`, the clean ones first: Wilson intervals of accuracies and MOVER's of balanced ones.
+
+    They hold near 0 and 1, as a jackknife does not.
+    """
     totals = np.array([(truth == label).sum() for label in np.unique(truth)])
     hits = np.array([[row[truth == label].sum() for label in np.unique(truth)] for row in right])
     wilson = np.array([proportion_interval(int(row.sum()), row.size) for row in right])
     mover = np.array([mean_proportion_interval(row, totals) for row in hits])
-    return {
-        f"{name}_{end}": bounds[:, side].reshape(shape)
-        for name, bounds in (("accuracy", wilson), ("balanced_accuracy", mover))
-        for side, end in enumerate(("low", "high"))
-    }
+    result: dict[str, Any] = {}
+    for name, bounds in (("accuracy", wilson), ("balanced_accuracy", mover)):
+        for side, end in enumerate(("low", "high")):
+            result[f"clean_{name}_{end}"] = float(bounds[0, side])
+            result[f"{name}_{end}"] = bounds[1:, side].reshape(shape)
+    return result
 
 
 def each(function: Callable[[np.ndarray], np.ndarray], n: int, shape: tuple[int, ...]) -> np.ndarray:
