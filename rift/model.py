@@ -113,10 +113,11 @@ class Backbone(nn.Module):
         wanted = sorted(set(layers))
         deepest = self.layers if wanted[-1] > self.layers else 0  # the embedding needs all blocks
         indices = sorted({layer - 1 for layer in (*wanted, deepest) if 1 <= layer <= self.layers})
-        last, blocks = self.vit.forward_intermediates(self._normalize(images), indices=indices, **options)
+        passed: Any = self.vit.forward_intermediates(self._normalize(images), indices=indices, **options)
+        last, blocks = passed
         plain = [torch.cat(one[::-1], 1) if isinstance(one, tuple) else one for one in blocks]  # timm: (patches, prefix)
         found = [plain[indices.index(layer - 1)] for layer in wanted if layer <= self.layers]
-        return [*found, self.vit.forward_head(last)[:, None]] if deepest else found  # type: ignore[arg-type]
+        return [*found, self.vit.forward_head(last)[:, None]] if deepest else found
 
     def pooled(self, tokens: Tensor) -> Tensor:
         """Return of tokens `(n, t, h)` the class token, or the mean patch token, as the family pools: `(n, h)`."""

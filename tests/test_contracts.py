@@ -18,6 +18,7 @@ from rift.captures import Data, Images
 from rift.model import Backbone, Classifier, NaturalHead, Task, trainable
 from rift.snapshot import Arrays, Snapshot
 
+SHORT: dict[str, dict[str, Any]] = {"stir": {"iterations": 2}}  # settings of a capture that would take long on toys too
 CHOICES = [(menu, name) for menu in catalog.DOORS for name in catalog.names(menu)]
 
 
@@ -147,7 +148,7 @@ def from_models(name: str, n: int, constant: bool, backbone: Backbone, folder: P
         task = catalog.door("tasks", "single_label")(test.classes)
         data = Data(train, test, natural, head, folder / arm, seed=0, device=torch.device("cpu"), task=task)
         before = {key: value.clone() for key, value in [*pretrained.state_dict().items(), *finetuned.state_dict().items()]}
-        arrays = catalog.module("diagnostics", name).capture(pretrained, finetuned, data)
+        arrays = catalog.module("diagnostics", name).capture(pretrained, finetuned, data, **SHORT.get(name, {}))
         now = dict([*pretrained.state_dict().items(), *finetuned.state_dict().items()])
         assert all(torch.equal(now[key], value) for key, value in before.items()), "capture leaves the models as they were"
         assert all(isinstance(value, np.ndarray) and value.dtype != object for value in arrays.values())

@@ -20,6 +20,7 @@ CURVES = (("", "solid", "1 − STIR"), ("_floor", "dot", "floor: the model again
 OTHERS = (("_untrained", "dashdot", "an untrained model"), ("_mixed", "longdash", "images in another order"))
 CHANGE = [[0.0, "rgba(213,94,0,0.62)"], [0.5, "rgba(127,127,127,0.03)"], [1.0, "rgba(58,135,200,0.62)"]]
 MOST_WRITTEN = 8  # layers up to which a cell has its number written in it
+GAP = 86  # between two rows of the figure, in pixels
 TOO_FEW = "an interval takes at least 3 images, debiased 5, that do not all look alike"
 
 
@@ -127,7 +128,7 @@ def figure(results: Mapping[str, dict]) -> go.Figure:
         specs=[[{"colspan": 3}, None, None] * 2, *[[{"colspan": 2}, None] * 3] * len(flows)],
         subplot_titles=titles,
         row_heights=heights,
-        vertical_spacing=62 / (sum(heights) + 62 * len(flows)),
+        vertical_spacing=GAP / (sum(heights) + GAP * len(flows)),
         horizontal_spacing=0.07,
     )
     for arm, one in arms.items():
@@ -136,10 +137,12 @@ def figure(results: Mapping[str, dict]) -> go.Figure:
     _legend(plot)
     for row, (arm, side) in enumerate(flows, 2):
         _matrices(plot, arms[arm], side, row)
-    plot.update_yaxes(title_text="1 − similarity", row=1, col=1)
-    figures.style(plot, sum(heights) + 62 * len(flows) + 190)
+    plot.update_xaxes(type="category", title_text="layer", row=1)
+    plot.update_yaxes(title_text="1 − similarity", range=[-0.03, 1.08], row=1, col=1)
+    plot.update_yaxes(range=[-0.03, 1.08], row=1, col=4)
+    figures.style(plot, sum(heights) + GAP * len(flows) + 198)
     plot.update_annotations(font={"size": 13})
-    plot.update_layout(legend={"y": 1 + 62 / plot.layout.height}, margin={"t": 150}, meta={"min_width": 820})
+    plot.update_layout(legend={"y": 1 + 62 / (sum(heights) + GAP * len(flows))}, margin={"t": 150}, meta={"min_width": 820})
     return plot
 
 

@@ -125,7 +125,7 @@ def _stir(name: str, given: np.ndarray, again: Sequence[np.ndarray]) -> Arrays:
     for i in range(len(given)):
         for j, one in enumerate(again):
             values[:, i, j], without[:, i, j] = _grams.cka(given[i], one[i])
-    found = {name: values, f"{name}_loo": without.astype(np.float32)}
+    found: Arrays = {name: values, f"{name}_loo": without.astype(np.float32)}
     if name in ("ft_pre", "pre_ft"):
         found[f"{name}_mixed"] = np.stack([_grams.permuted(given[i], one[i], DRAWS).mean(1) for i, one in enumerate(again)], 1)
     return found
@@ -137,8 +137,9 @@ def _untrained(backbone: Backbone) -> Backbone:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         for module in found.modules():
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
+            reset: Any = getattr(module, "reset_parameters", None)
+            if reset:
+                reset()
             else:
                 for parameter in module.parameters(recurse=False):
                     parameter.normal_(std=0.02)
@@ -187,9 +188,9 @@ def gallery(results: Mapping[str, dict]) -> list[dict[str, Any]]:
     wanted = sorted({0, len(names) // 2, len(names) - 1})
     for index, (place, image) in enumerate(zip(first["shown"], first["shown_ids"], strict=True)):
         origin = {"natural": int(place)} if first["images"] == "natural" else {"id": str(image)}
-        cells = [{"caption": "original"} | origin]
+        cells: list[dict[str, Any]] = [{"caption": "original"} | origin]
         for layer in wanted:
-            cell = {"arm": next(iter(arms)), "array": f"inverted_pre_{layer}", "index": index}
+            cell: dict[str, Any] = {"arm": next(iter(arms)), "array": f"inverted_pre_{layer}", "index": index}
             cells.append({"caption": f"as seen by the pretrained model, {names[layer]}"} | cell)
             for arm in arms:
                 cell = {"arm": arm, "array": f"inverted_ft_{layer}", "index": index}
