@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from rift.similarity import centered
 
 BLOCK = 256  # images: the blocks of all Gram matrices that are in memory at a time have BLOCK x BLOCK entries
+ROWS = 4096  # images whose covariance is summed in the features' own precision
 
 
 def cross_cka(xs: Sequence[ArrayLike], ys: Sequence[ArrayLike], *, debiased: bool = False) -> np.ndarray:
@@ -20,17 +21,13 @@ def cross_cka(xs: Sequence[ArrayLike], ys: Sequence[ArrayLike], *, debiased: boo
     n, not with n². Features of single precision are multiplied in it; all sums are of double precision.
     ValueError, naming the layer, where one of the entries is undefined.
     """
-    layers = [*_centered(xs, "first"), *_centered(ys, "second")]
-    counts = {len(layer) for layer in layers}
-    if len(counts) > 1:
-        raise ValueError(f"all layers must hold the same images, but there are {' and '.join(map(str, sorted(counts)))} rows")
-    m, l = len(layers[0]), len(xs)  # noqa: E741 - images and layers
+    l, single = len(xs), all(np.asarray(one).dtype == np.float32 for one in (*xs, *ys))  # noqa: E741 - layers
+    layers, squares = _centered(xs, ys, single)
+    m = squares.shape[1]
     if debiased and m < 4:
         raise ValueError(f"debiased CKA needs at least 4 images, not {m}")
-    single = all(np.asarray(one).dtype == np.float32 for one in (*xs, *ys))
-    cross, own = _inner(layers, l, np.float32 if single else np.float64)
+    cross, own = _inner(layers, squares, l)
     if debiased:  # HSIC_1 (Song 2012, Eq. 5) of centered features, as in `similarity`
-        squares = np.stack([np.square(layer).sum(1) for layer in layers])
         sums, biased = squares.sum(1), own
         own = own - m / (m - 2) * np.square(squares).sum(1) + sums**2 / ((m - 1) * (m - 2))
         cross = cross - m / (m - 2) * squares[:l] @ squares[l:].T + np.outer(sums[:l], sums[l:]) / ((m - 1) * (m - 2))
@@ -41,36 +38,45 @@ def cross_cka(xs: Sequence[ArrayLike], ys: Sequence[ArrayLike], *, debiased: boo
     return cross / np.sqrt(np.outer(own[:l], own[l:]))
 
 
-def _centered(layers: Sequence[ArrayLike], which: str) -> list[np.ndarray]:
-    """Return each layer's centered features, of unit size so that single precision holds their products."""
-    if not len(layers):
-        raise ValueError(f"the {which} model has no layers")
-    found = []
-    for place, layer in enumerate(layers, 1):
+def _centered(xs: Sequence[ArrayLike], ys: Sequence[ArrayLike], single: bool) -> tuple[list[np.ndarray], np.ndarray]:
+    """Return each layer's centered features, of unit size so that single precision holds them, and their rows' squares."""
+    if not len(xs) or not len(ys):
+        raise ValueError(f"the {'second' if len(xs) else 'first'} model has no layers")
+    layers, squares = [], []
+    for place, given in enumerate((*xs, *ys)):
         try:
-            found.append(centered(layer))
+            layer = centered(given)
         except ValueError as error:
-            raise ValueError(f"layer {place} of the {which}: {error}") from None
-        found[-1] /= np.sqrt(np.square(found[-1]).sum(1).mean())
-    return found
+            raise ValueError(f"{_name(place, len(xs))}: {error}") from None
+        rows = np.einsum("ij,ij->i", layer, layer)
+        layers.append(np.empty(layer.shape, np.float32 if single else np.float64))
+        np.divide(layer, np.sqrt(rows.mean()), out=layers[-1], casting="same_kind")
+        squares.append(rows / rows.mean())
+    counts = sorted({len(layer) for layer in layers})
+    if len(counts) > 1:
+        raise ValueError(f"all layers must hold the same images, but there are {' and '.join(map(str, counts))} rows")
+    return layers, np.stack(squares)
 
 
 def _name(place: int, l: int) -> str:  # noqa: E741
     return f"layer {place + 1} of the first" if place < l else f"layer {place - l + 1} of the second"
 
 
-def _inner(layers: list[np.ndarray], l: int, dtype: type) -> tuple[np.ndarray, np.ndarray]:  # noqa: E741
+def _inner(layers: list[np.ndarray], squares: np.ndarray, l: int) -> tuple[np.ndarray, np.ndarray]:  # noqa: E741
     """Return ⟨K, L⟩ of each of the first l layers with each of the rest, and ⟨K, K⟩ of all, by the cheaper of two ways."""
     n, widths = len(layers[0]), np.array([layer.shape[1] for layer in layers])
     by_images = n**2 / 2 * (widths.sum() + len(layers) ** 2)
     by_features = n * (widths[:l].sum() * widths[l:].sum() + np.square(widths).sum())
     if by_images < by_features:
-        table = _by_images([layer.astype(dtype) for layer in layers])
-        squares = np.stack([np.square(layer).sum(1) for layer in layers])
-        table += squares @ squares.T  # the diagonals, where rounding would weigh most
+        table = _by_images(layers) + squares @ squares.T  # the diagonals apart, where rounding would weigh most
         return table[:l, l:], table.diagonal()
-    cross = np.array([[np.square(x.T @ y).sum() for y in layers[l:]] for x in layers[:l]])
-    return cross, np.array([np.square(x.T @ x).sum() for x in layers])
+
+    def product(x: np.ndarray, y: np.ndarray) -> float:
+        parts = (slice(start, start + ROWS) for start in range(0, n, ROWS))
+        return float(np.square(sum(np.matmul(x[part].T, y[part]).astype(np.float64) for part in parts)).sum())
+
+    cross = np.array([[product(x, y) for y in layers[l:]] for x in layers[:l]])
+    return cross, np.array([product(x, x) for x in layers])
 
 
 def _by_images(layers: list[np.ndarray]) -> np.ndarray:
