@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import gradio as gr
@@ -84,11 +85,7 @@ def _connect(app: App, timer: gr.Timer, pages: dict[str, Page], tabs: dict[str, 
         if not name:
             return [gr.Timer(active=False), drawn, *[gr.skip()] * len(everything)]
         first, drawn, values = look(ready, name, drawn)
-        return [
-            first,
-            drawn,
-            *(v for one, page in pages.items() for v in (values if one == name else [gr.skip()] * len(page.outputs))),
-        ]
+        return [first, drawn, *spread(pages, name, values)]
 
     def on_tab(family: str, name: str) -> Any:
         def select(ready: str, opened: dict[str, str], drawn: dict[str, str]) -> list[Any]:
@@ -98,11 +95,21 @@ def _connect(app: App, timer: gr.Timer, pages: dict[str, Page], tabs: dict[str, 
         return told(select)
 
     def on_family(family: str, names: list[str]) -> Any:
-        return lambda opened: {**opened, "": opened.get(family, names[0])}
+        def select(ready: str, opened: dict[str, str], drawn: dict[str, str]) -> list[Any]:
+            name = opened.get(family, names[0])
+            first, drawn, values = look(ready, name, drawn)
+            return [{**opened, "": name}, first, drawn, *spread(names, name, values)]
+
+        return told(select)
+
+    def spread(names: Iterable[str], name: str, values: list[Any]) -> list[Any]:
+        """Return values for the pages of these names, of which only one moves."""
+        return [v for one in names for v in (values if one == name else [gr.skip()] * len(pages[one].outputs))]
 
     inputs, moved = [app.ready, opened, drawn], [timer, drawn, *everything]
     for family, (group, names) in groups.items():
-        group.select(on_family(family, names), opened, opened, **PRIVATE).then(told(again), inputs, moved, **PRIVATE)
+        theirs = [component for name in names for component in pages[name].outputs]
+        group.select(on_family(family, names), inputs, [opened, timer, drawn, *theirs], **PRIVATE)
         for name in names:
             tabs[name].select(on_tab(family, name), inputs, [opened, timer, drawn, *pages[name].outputs], **PRIVATE)
             _press(app, pages[name], inputs, [opened, timer, drawn, *pages[name].outputs], on_tab(family, name))
