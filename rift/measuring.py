@@ -107,9 +107,9 @@ def active(lab: Lab, name: str) -> list[str]:
 
 
 def version(lab: Lab, name: str, diagnostic: str) -> str:
-    """Return what changes when another comparison is looked at or anything of this diagnostic was measured again."""
+    """Return what changes when this diagnostic was measured anew on any arm."""
     paths = [run.path / "measures" / f"{diagnostic}.json" for run in runs(lab, name).values()]
-    return " ".join([str(lab.root), name, *(str(path.stat().st_mtime_ns) for path in paths if path.exists())])
+    return " ".join(str(path.stat().st_mtime_ns) if path.exists() else "-" for path in paths)
 
 
 def results(lab: Lab, name: str, diagnostic: str) -> dict[str, dict[str, Any]]:

@@ -41,10 +41,10 @@ class Page:
             self.resume = gr.Button("Go on", size="sm", visible=False, scale=0, min_width=96, elem_id=f"resume-{name}")
         sentence = gr.HTML()
         plot = gr.Plot(show_label=False, container=False, visible=False, elem_id=f"figure-{name}")
-        pictures = gr.HTML(elem_id=f"gallery-{name}")
+        pictures = gr.HTML(visible=False, elem_id=f"gallery-{name}")
         with gr.Accordion("Data", open=False, visible=False) as numbers:
             data = gr.HTML()
-        about = gr.HTML(elem_id=f"measured-{name}")
+        about = gr.HTML(visible=False, elem_id=f"measured-{name}")
         with gr.Accordion("Measure", open=False) as door:
             plan = gr.HTML(elem_id=f"plan-{name}")
             self.form = self._form()
@@ -87,8 +87,8 @@ class Page:
         """Return how far the measurement is, and leave all else as it is."""
         return [*self._moved(here), *[gr.skip()] * (len(self.outputs) - len(self._moving))]
 
-    def draw(self, here: Shown) -> list[Any]:
-        """Return everything as it is now."""
+    def draw(self, here: Shown, fresh: bool = True) -> list[Any]:
+        """Return everything as it is now; the photo that was picked stays, unless the comparison is `fresh` to the page."""
         found = measuring.results(here.lab, here.id, self.name)
         section = next(report.sections({arm: {self.name: one} for arm, one in found.items()}), None)
         lines = html("<pre><code>{text}</code></pre>", text="\n".join(measuring.commands(here.lab, here.id, self.name)))
@@ -98,19 +98,22 @@ class Page:
         )
         plan = html('<p class="rift about">{text}</p>', text=measuring.plan(here.lab, here.id, self.name))
         door = gr.Accordion(label="Measure again" if found else "Measure", open=not found)
-        asker = self.asker.draw(here) if self.asker else []
+        asker = self.asker.draw(here) if self.asker and fresh else [gr.skip()] * len(self.asker.outputs if self.asker else [])
         if section is None:
             text = "Not measured on these runs yet: it runs the models again, and only when asked."
             if not catalog.captures(self.name):
                 text = "Not measured on these runs yet: they are older than this page, or came without what it needs."
             words = html('<p class="rift says">{text}</p>', text=text)
-            nothing = [words, gr.Plot(visible=False), "", gr.Accordion(visible=False), "", ""]
+            hidden = gr.HTML(visible=False)
+            nothing = [words, gr.Plot(visible=False), hidden, gr.Accordion(visible=False), "", hidden]
             return [*self._moved(here), *nothing, door, plan, command, *asker]
         words = html('<p class="rift says">{text}</p>', text=section["sentence"])
         plot = gr.Plot(section["figure"], elem_classes=["wide"] if section["min_width"] else [], visible=True)
         about = html('<p class="rift about">{text}</p>', text=measuring.about(here.lab, here.id, self.name))
         data = html(MARK, part=report.part("data", section))
-        drawn = [words, plot, self._gallery(here, found), gr.Accordion(visible=True), data, about]
+        shown = self._gallery(here, found)
+        pictures = gr.HTML(shown, visible=bool(shown))  # one that is empty would leave a gap
+        drawn = [words, plot, pictures, gr.Accordion(visible=True), data, gr.HTML(about, visible=True)]
         return [*self._moved(here), *drawn, door, plan, command, *asker]
 
     def _moved(self, here: Shown) -> list[Any]:

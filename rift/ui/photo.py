@@ -41,8 +41,9 @@ class Asker:
         self.kept = gr.State("")
         self.outputs = [self.source, self.number, self.file, self.preview]
         chosen = [app.ready, self.source, self.number, self.kept]
-        shown = [self.number, self.file, self.preview]
-        self.source.input(lambda ready, source, _, kept: self._show(app.of(ready), source, 1, kept), chosen, shown, **PRIVATE)
+        self.source.input(
+            lambda ready, source, _, kept: self._show(app.of(ready), source, 1, kept), chosen, self.outputs, **PRIVATE
+        )
         self.number.change(self._preview, chosen, self.preview, **PRIVATE)
         self.file.upload(self._keep, self.file, [self.file, self.kept, self.preview], **PRIVATE)
         asked = [*chosen, words, *(self.form.inputs if self.form else [])]
@@ -51,15 +52,15 @@ class Asker:
 
     def draw(self, here: Shown) -> list[Any]:
         """Return the picker as it opens: the first natural photo of this comparison."""
-        return ["natural", *self._show(here, "natural", 1, "")]
+        return self._show(here, "natural", 1, "")
 
     def _show(self, here: Shown | None, source: str, number: int, kept: str) -> list[Any]:
-        """Return number, upload field and preview of a source."""
+        """Return a source with its number, upload field and preview; with it, so that of two answers the last is whole."""
         if here is None or source == "own":
-            return [gr.Slider(visible=False), gr.File(visible=True), self._own(kept)]
+            return [source, gr.Slider(visible=False), gr.File(visible=True), self._own(kept)]
         count = len(ask.shelf(here.lab, here.id, source)[1])
         slider = gr.Slider(maximum=max(2, count), value=number, visible=count > 0)
-        return [slider, gr.File(visible=False), self._of_set(here, source, number)]
+        return [source, slider, gr.File(visible=False), self._of_set(here, source, number)]
 
     def _preview(self, ready: str, source: str, number: int, kept: str) -> Any:
         here = self.app.of(ready)
@@ -67,7 +68,7 @@ class Asker:
 
     def _of_set(self, here: Shown, source: str, number: int) -> Any:
         try:
-            digest, index, said = ask.picked(here.lab, here.id, source, int(number))
+            digest, index, said = ask.picked(here.lab, here.id, source, int(number or 0))
         except UserError as error:
             return problem(error)
         address = self.app.files.picture(here.home, digest, index, 2 * PREVIEW_PIXELS)
@@ -99,7 +100,7 @@ class Asker:
             return html('<p class="rift about">There is no comparison to ask yet.</p>'), gr.skip()
         labels = [word for part in (text or "").replace(";", ",").split(",") if (word := part.strip())]
         own = source == "own"
-        photo = ask.photo(self.app.lab, kept) if own else ask.of_set(here.lab, here.id, source, int(number))
+        photo = ask.photo(self.app.lab, kept) if own else ask.of_set(here.lab, here.id, source, int(number or 0))
         settings = self.form.read(values) if self.form else {}
         found = ask.look(here.lab, here.id, self.name, photo, labels, settings)
         figure = gr.Plot(self.module.look_figure(found), visible=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import gradio as gr
@@ -66,43 +67,50 @@ def _connect(app: App, timer: gr.Timer, pages: dict[str, Page], tabs: dict[str, 
     A page that is not open is drawn when it is: so a visit costs what is looked at, however many diagnostics there are.
     """
     opened = gr.State({})  # the diagnostic that was opened last in each family; under "" the one that is open
-    drawn = gr.State({})  # for each page what it shows
+    drawn = gr.State({})  # for each page the comparison that it shows, and which version of it
     everything = [component for page in pages.values() for component in page.outputs]
 
-    def look(ready: str, name: str, drawn: dict[str, str]) -> tuple[Any, dict[str, str], list[Any]]:
+    def look(ready: str, name: str, drawn: dict[str, tuple[str, str]]) -> tuple[Any, dict[str, tuple[str, str]], list[Any]]:
         """Return timer, what is drawn and the values of one page."""
         here = app.of(ready)
         if here is None:
             return gr.Timer(active=False), drawn, [gr.skip()] * len(pages[name].outputs)
-        version = measuring.version(here.lab, here.id, name)
-        values = pages[name].follow(here) if drawn.get(name) == version else pages[name].draw(here)
-        return gr.Timer(active=bool(measuring.active(here.lab, here.id))), {**drawn, name: version}, values
+        home, seen = drawn.get(name, ("", ""))
+        version, fresh = measuring.version(here.lab, here.id, name), home != here.key
+        values = pages[name].draw(here, fresh) if fresh or version != seen else pages[name].follow(here)
+        return gr.Timer(active=bool(measuring.active(here.lab, here.id))), {**drawn, name: (here.key, version)}, values
 
-    def again(ready: str, opened: dict[str, str], drawn: dict[str, str]) -> list[Any]:
+    def again(ready: str, opened: dict[str, str], drawn: dict[str, tuple[str, str]]) -> list[Any]:
         """Return timer, what is drawn and values for every page, of which only the open one moves."""
         name = opened.get("", "")
         if not name:
             return [gr.Timer(active=False), drawn, *[gr.skip()] * len(everything)]
         first, drawn, values = look(ready, name, drawn)
-        return [
-            first,
-            drawn,
-            *(v for one, page in pages.items() for v in (values if one == name else [gr.skip()] * len(page.outputs))),
-        ]
+        return [first, drawn, *spread(pages, name, values)]
 
     def on_tab(family: str, name: str) -> Any:
-        def select(ready: str, opened: dict[str, str], drawn: dict[str, str]) -> list[Any]:
+        def select(ready: str, opened: dict[str, str], drawn: dict[str, tuple[str, str]]) -> list[Any]:
             first, drawn, values = look(ready, name, drawn)
             return [{**opened, "": name, family: name}, first, drawn, *values]
 
         return told(select)
 
     def on_family(family: str, names: list[str]) -> Any:
-        return lambda opened: {**opened, "": opened.get(family, names[0])}
+        def select(ready: str, opened: dict[str, str], drawn: dict[str, tuple[str, str]]) -> list[Any]:
+            name = opened.get(family, names[0])
+            first, drawn, values = look(ready, name, drawn)
+            return [{**opened, "": name}, first, drawn, *spread(names, name, values)]
+
+        return told(select)
+
+    def spread(names: Iterable[str], name: str, values: list[Any]) -> list[Any]:
+        """Return values for the pages of these names, of which only one moves."""
+        return [v for one in names for v in (values if one == name else [gr.skip()] * len(pages[one].outputs))]
 
     inputs, moved = [app.ready, opened, drawn], [timer, drawn, *everything]
     for family, (group, names) in groups.items():
-        group.select(on_family(family, names), opened, opened, **PRIVATE).then(told(again), inputs, moved, **PRIVATE)
+        theirs = [component for name in names for component in pages[name].outputs]
+        group.select(on_family(family, names), inputs, [opened, timer, drawn, *theirs], **PRIVATE)
         for name in names:
             tabs[name].select(on_tab(family, name), inputs, [opened, timer, drawn, *pages[name].outputs], **PRIVATE)
             _press(app, pages[name], inputs, [opened, timer, drawn, *pages[name].outputs], on_tab(family, name))
