@@ -51,7 +51,7 @@ def test_its_quick_preset_measures_a_run_of_every_method(diagnostic, runs):
             continue
         stored = json.loads((Path(run.path) / "measures" / f"{diagnostic}.json").read_text())
         assert stored == json.loads(json.dumps(document)) and "nan" not in json.dumps(document).lower().split('"')
-        assert not wrong(document["runs"][run.id]), method
+        assert not wrong(document["runs"][run.id]), (method, wrong(document["runs"][run.id]))
         module = catalog.module("diagnostics", diagnostic)
         results = {"none": document["runs"][run.id]}
         assert module.sentence(results) and module.figure(results).to_json()
