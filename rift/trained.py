@@ -14,16 +14,25 @@ from rift.runs import Lab, Run
 
 
 def pretrained(run: Run) -> Backbone:
-    """Return the pretrained backbone that a run started from; a ModelError where its weights are not at hand."""
-    return _pretrained(run.experiment.backbone.model_dump_json())
+    """Return the pretrained backbone that a run started from; a ModelError where its weights are not at hand.
+
+    Where it started from random weights, those that its seed stands for, as when it was trained.
+    """
+    backbone = run.experiment.backbone
+    seed = run.experiment.seed if backbone.options.get("init") == "random" else 0
+    return _pretrained(backbone.model_dump_json(), seed)
 
 
 @functools.lru_cache(maxsize=2)
-def _pretrained(choice: str) -> Backbone:
+def _pretrained(choice: str, seed: int) -> Backbone:
+    import torch
+
     from rift.config import Choice
 
     chosen = Choice.model_validate_json(choice)
-    return catalog.door("backbones", chosen.name)(**chosen.options).eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return catalog.door("backbones", chosen.name)(**chosen.options).eval()
 
 
 def finetuned(lab: Lab, run: Run) -> Classifier:

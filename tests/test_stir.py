@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from rift import captures, similarity
+from rift import api, captures, catalog, recipe, similarity, trained
 from rift.captures import Data, Images
+from rift.config import Choice, Experiment, Training
 from rift.diagnostics import _grams, _invariance, _inversion, stir
 from rift.diagnostics._inversion import Settings
 from rift.errors import ModelError
 from rift.model import Backbone, Classifier, to_float
-from tests.methods_toys import BUILDS, NAMES, adapt, toy, train
+from rift.snapshot import Snapshot
+from tests.methods_toys import BUILDS, NAMES, adapt, toy, toy_lab, train
 
 HOW = Settings(iterations=12, step=20.0, schedule="decay", pooled=False, start=0)
 
@@ -295,3 +297,28 @@ def test_the_figure_has_every_arm_and_survives_gaps():
     hollow = results(60, ft_pre=np.full((2, 3, 3), np.nan), ft_pre_loo=np.full((2, 3, 3, 60), np.nan))
     assert hollow["forgetting"] is None and hollow["forgetting_reason"] == _invariance.UNDEFINED
     assert stir.figure({"none": hollow}).layout.annotations and "nothing can be said" in stir.sentence({"none": hollow})
+
+
+def test_a_run_from_random_weights_is_measured_against_those_it_started_from(tmp_path):
+    lab = toy_lab(tmp_path / "lab", each=12, natural=6)
+    run = lab.submit(
+        Experiment(
+            data=lab.medical.digest,
+            natural=lab.natural.digest,
+            seed=3,
+            backbone=catalog.check("backbones", Choice(name="embedded", options={"init": "random"})),
+            method=catalog.check("methods", Choice(name="last_blocks")),
+            training=Training(epochs=1, batch_size=16, views=1),
+        )
+    )
+    recipe.execute(run, lab, torch.device("cpu"))
+    assert run.state == "done", run.end()
+    trained._pretrained.cache_clear()
+    torch.manual_seed(99)
+    before = Snapshot.load(lab.cache / run.result()["before"]).sets["natural"].embeddings
+    with torch.inference_mode():
+        now = trained.pretrained(run)(to_float(torch.from_numpy(lab.natural.pixels(64))))
+    assert np.allclose(now, before, atol=1e-4)
+    found = api.measure(run.id, "stir", {"iterations": 2, "count": 4}, lab=lab.root, device="cpu")["runs"][run.id]
+    assert np.isfinite(found["forgetting"]).all() and "too few" in stir.sentence({"none": found})
+    assert found["forgetting_above"][0] == pytest.approx(0, abs=1e-5), "the first block did not train"
