@@ -67,6 +67,11 @@ def captures(diagnostic: str) -> bool:
     return hasattr(module("diagnostics", diagnostic), "capture")
 
 
+def of_every_run(diagnostic: str) -> bool:
+    """Return whether a diagnostic's figure takes every run, all seeds of an arm, instead of the first of each arm."""
+    return bool(getattr(module("diagnostics", diagnostic), "EVERY_RUN", False))
+
+
 def keywords(function: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
     """Return a function's keyword-only arguments by name: the annotation, and the default (`...` where there is none)."""
     found = {

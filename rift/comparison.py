@@ -92,8 +92,24 @@ def trained(arms: Sequence[Arm]) -> list[Arm]:
 
 
 def measures(arms: Sequence[Arm]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return what each diagnostic measured, by arm and diagnostic; of several seeds the first one that is done."""
-    return {arm.name: next((run.measures() for run in arm.runs if run.state == "done"), {}) for arm in trained(arms)}
+    """Return what each diagnostic measured, by arm and diagnostic; of several seeds the first one that is done.
+
+    A diagnostic whose figure takes every run has an entry for each, named as `name_of_run` does.
+    """
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    several: dict[str, dict[str, dict[str, Any]]] = {}
+    for arm in trained(arms):
+        each = [(run, run.measures()) for run in arm.runs if run.state == "done"]
+        found[arm.name] = {name: one for name, one in (each[0][1] if each else {}).items() if not catalog.of_every_run(name)}
+        for run, one in each:
+            if whole := {name: values for name, values in one.items() if catalog.of_every_run(name)}:
+                several[name_of_run(arm, run)] = whole
+    return found | several
+
+
+def name_of_run(arm: Arm, run: Run) -> str:
+    """Return what a run is called where every run is shown."""
+    return f"{arm.name}, seed {run.experiment.seed}"
 
 
 def of_runs(runs: Sequence[Run]) -> list[Arm]:

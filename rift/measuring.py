@@ -33,10 +33,12 @@ class Status:
         return self.state in ("queued", "evaluating")
 
 
-def runs(lab: Lab, name: str) -> dict[str, Run]:
-    """Return the run of each arm whose measures are on show: that of the first seed that is done."""
-    arms = comparison.trained(service.arms(lab, name))
-    return {arm.name: run for arm in arms for run in [run for run in arm.runs if run.state == "done"][:1]}
+def runs(lab: Lab, name: str, diagnostic: str) -> dict[str, Run]:
+    """Return the run of each arm whose measures are on show, that of the first seed that is done, or every run by its name."""
+    done = [(arm, run) for arm in comparison.trained(service.arms(lab, name)) for run in arm.runs if run.state == "done"]
+    if catalog.of_every_run(diagnostic):
+        return {comparison.name_of_run(arm, run): run for arm, run in done}
+    return {arm.name: next(one for its, one in done if its is arm) for arm, _ in done}
 
 
 def start(home: Lab, lab: Lab, name: str, asked: Choice, *, device: str = "auto") -> None:
@@ -45,7 +47,7 @@ def start(home: Lab, lab: Lab, name: str, asked: Choice, *, device: str = "auto"
     Raises `setting.range` and `setting.unknown` for wrong settings, `run.missing` where no arm is finished. A measurement of this
     diagnostic that waits or is at work stays as it is.
     """
-    checked, found = catalog.check("diagnostics", asked), runs(lab, name)
+    checked, found = catalog.check("diagnostics", asked), runs(lab, name, asked.name)
     if not found:
         raise RunError("run.missing", "No arm of this comparison is finished yet; it can be measured when one is.")
     Measurement(lab, name, asked.name).place(checked.options, {arm: run.id for arm, run in found.items()})
@@ -108,19 +110,19 @@ def active(lab: Lab, name: str) -> list[str]:
 
 def version(lab: Lab, name: str, diagnostic: str) -> str:
     """Return what changes when this diagnostic was measured anew on any arm."""
-    paths = [run.path / "measures" / f"{diagnostic}.json" for run in runs(lab, name).values()]
+    paths = [run.path / "measures" / f"{diagnostic}.json" for run in runs(lab, name, diagnostic).values()]
     return " ".join(str(path.stat().st_mtime_ns) if path.exists() else "-" for path in paths)
 
 
 def results(lab: Lab, name: str, diagnostic: str) -> dict[str, dict[str, Any]]:
     """Return what one diagnostic measured, by arm; empty where it measured none."""
-    found = {arm: (run, run.measured(diagnostic)) for arm, run in runs(lab, name).items()}
+    found = {arm: (run, run.measured(diagnostic)) for arm, run in runs(lab, name, diagnostic).items()}
     return {arm: one["runs"][run.id] for arm, (run, one) in found.items() if one}
 
 
 def about(lab: Lab, name: str, diagnostic: str) -> str:
     """Say with which settings what is on show was measured, and which arms it lacks; empty where nothing is."""
-    documents = {arm: run.measured(diagnostic) for arm, run in runs(lab, name).items()}
+    documents = {arm: run.measured(diagnostic) for arm, run in runs(lab, name, diagnostic).items()}
     groups: dict[str, list[str]] = {}
     for arm, one in documents.items():
         groups.setdefault(_said(diagnostic, one["settings"]) if one else "", []).append(arm)
@@ -154,7 +156,7 @@ def forms(diagnostic: str) -> dict[str, dict[str, Any]]:
 
 def plan(lab: Lab, name: str, diagnostic: str) -> str:
     """Say what measuring will do, and how long each preset took where it was measured in this lab before."""
-    arms = list(runs(lab, name))
+    arms = list(runs(lab, name, diagnostic))
     if not arms:
         return "No arm of this comparison is finished yet."
     what = "Runs the models again" if catalog.captures(diagnostic) else "Takes what is kept of the models, without running them"
@@ -174,7 +176,7 @@ def commands(lab: Lab, name: str, diagnostic: str) -> list[str]:
     """Return what measures the same from the command line; `LAB` stands for the lab's folder."""
     preset = next(iter(forms(diagnostic)))
     more = f" --set preset={preset}" if len(forms(diagnostic)) > 1 else ""
-    found = runs(lab, name).values()
+    found = runs(lab, name, diagnostic).values()
     return [f"python -m rift measure {run.id} --lab LAB --diagnostic {diagnostic}{more}" for run in found]
 
 
@@ -186,7 +188,7 @@ def pictures(lab: Lab, name: str, diagnostic: str, found: Mapping[str, Mapping[s
     module = catalog.module("diagnostics", diagnostic)
     if not hasattr(module, "gallery") or not found:
         return
-    order, shown = service.order_of(lab, name)[0], runs(lab, name)
+    order, shown = service.order_of(lab, name)[0], runs(lab, name, diagnostic)
     places: dict[str, int] = {}
     left = MOST_PICTURES
     for row in module.gallery(found):

@@ -18,7 +18,12 @@ from rift.captures import Data, Images
 from rift.model import Backbone, Classifier, NaturalHead, Task, trainable
 from rift.snapshot import Arrays, Snapshot
 
-SHORT: dict[str, dict[str, Any]] = {"stir": {"iterations": 2}}  # settings of a capture that would take long on toys too
+SHORT: dict[str, dict[str, Any]] = {  # settings of captures that would take long on toys too
+    "stir": {"iterations": 2},
+    "spread": {"iterations": 2},
+    "corruption": {"severities": "one"},
+    "sharpness": {"images": 6, "steps": 1, "iterations": 2, "directions": 1, "radii": 1},
+}
 CHOICES = [(menu, name) for menu in catalog.DOORS for name in catalog.names(menu)]
 
 

@@ -121,7 +121,7 @@ def test_a_stop_keeps_what_is_done_and_go_on_takes_it_up(here, monkeypatch):
     monkeypatch.setattr(interpolation, "_embed", once)
     measurement.carry_out(asked, CPU)
     assert status(here).state == "stopped" and "Go on takes it up" in status(here).message and not status(here).problems
-    run = measuring.runs(*here)["full none"]
+    run = measuring.runs(*here, NAME)["full none"]
     assert len(list((run.path / "captures").glob("*/point-*.npz"))) == 3 and measuring.results(*here, NAME) == {}
     measurement.carry_out(asked, CPU)
     assert status(here).state == "stopped", "nobody said go on"
@@ -198,7 +198,7 @@ def test_wrong_wishes_leave_no_trace(here, tmp_path):
 
 def test_saved_arrays_come_through_the_same_door(here):
     lab, _ = here
-    run = measuring.runs(*here)["full none"]
+    run = measuring.runs(*here, NAME)["full none"]
     (run.path / "measures" / "drift.json").unlink()
     assert list(measuring.results(*here, "drift")) == ARMS[1:]
     assert "Not measured yet: full none." in measuring.about(*here, "drift")
@@ -241,7 +241,7 @@ def test_a_gallery_becomes_pictures_that_come_by_token_only(here, monkeypatch):
     lab, _ = here
     asked = start(here, points=2)
     measurement.carry_out(asked, CPU)
-    run, medical = measuring.runs(*here)["full none"], dataset.load(lab.data / service.order_of(*here)[0].data)
+    run, medical = measuring.runs(*here, NAME)["full none"], dataset.load(lab.data / service.order_of(*here)[0].data)
     path = measures.captures_path(run, Choice(name=NAME, options={"points": 2}))
     shown = np.random.default_rng(0).integers(0, 255, (3, 16, 16, 3), np.uint8)
     with np.load(path) as arrays:
@@ -345,6 +345,6 @@ def test_a_real_worker_measures_is_stopped_in_a_long_step_and_goes_on(finished, 
     assert measuring.status(lab, lab, name, NAME).state == "stopped"
     measuring.go_on(lab, lab, name, NAME, device="cpu")
     wait(lambda: measuring.status(lab, lab, name, NAME, device="cpu").state == "done", "the end")
-    assert json.loads((Path(measuring.runs(lab, name)["full none"].path) / "measures" / f"{NAME}.json").read_text())[
+    assert json.loads((Path(measuring.runs(lab, name, NAME)["full none"].path) / "measures" / f"{NAME}.json").read_text())[
         "settings"
     ] == {"points": 31}

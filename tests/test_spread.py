@@ -125,3 +125,20 @@ def test_the_untouched_model_forgets_as_much_as_its_inversions_are_imperfect(toy
     again = spread.capture(copy.deepcopy(toy_backbone), model, data, count=8, iterations=30, robust_images=8)
     assert np.array_equal(found["stir"], again["stir"]) and found["stir"].shape == (1, toy_backbone.layers)
     assert found["stir"].min() > 0.5 and found["right"].shape == (1, 5, 8)
+
+
+def test_where_every_run_counts_all_seeds_are_on_show(lab, tmp_path):  # noqa: F811
+    from rift import comparison
+
+    home = Lab(tmp_path)
+    home.data.rmdir()
+    home.data.symlink_to(lab.data)
+    runs = [home.submit(experiment(lab, seed=seed)) for seed in (0, 1)]
+    for run in runs:
+        (run.path / "measures").mkdir()
+        run.append("end", state="done")
+        for name in ("spread", "drift"):
+            values = {"diagnostic": name, "runs": {run.id: {"n": run.experiment.seed}}}
+            (run.path / "measures" / f"{name}.json").write_text(json.dumps(values))
+    found = comparison.measures(comparison.of_runs(runs))
+    assert found == {"none": {"drift": {"n": 0}}, "none, seed 0": {"spread": {"n": 0}}, "none, seed 1": {"spread": {"n": 1}}}

@@ -17,7 +17,8 @@ FEW = "there are too few images for an interval"
 def task(arrays: Mapping[str, np.ndarray], labels: np.ndarray, known: np.ndarray) -> dict[str, Any]:
     """Return everything that compares what the task's head says with the labels; `known` are the images that have one."""
     multi, truth, shape = labels.ndim == 2, labels[known], arrays["logits"].shape[:2]
-    logits = np.concatenate([arrays["clean_logits"][None], arrays["logits"].reshape(-1, *arrays["logits"].shape[2:])])[:, known]
+    flat = arrays["logits"].reshape(np.prod(shape), *arrays["logits"].shape[2:])
+    logits = np.concatenate([arrays["clean_logits"][None], flat])[:, known]
     unknown = "no test image has a known label" if arrays["logits"].shape[-1] else NO_CLASS
     reason = "" if len(known) else unknown
     reason = reason or ("" if np.isfinite(logits).all() else "the model's outputs are not finite numbers: its training diverged")
