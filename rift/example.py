@@ -47,7 +47,7 @@ def make(out: Path, say: Callable[[str], None] = print) -> None:
             shown = [name for name in catalog.names("diagnostics") if hasattr(catalog.module("diagnostics", name), "gallery")]
             captured = _of(run.path / "captures", *(f"{name}-*.npz" for name in shown))
             for path in captured:
-                np.savez_compressed(path, **captures.read(path))
+                np.savez_compressed(path, **captures.read(path))  # type: ignore[arg-type]
             files += [*_of(run.path, *KEPT), *captured]
         shutil.rmtree(out, ignore_errors=True)
         for path in files:
