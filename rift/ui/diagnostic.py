@@ -51,10 +51,11 @@ class Page:
             self.measure = gr.Button("Measure all arms", variant="primary", elem_id=f"measure-{name}")
             command = gr.HTML()
         module = catalog.module("diagnostics", name)
-        self.asker = Asker(app, name, module) if hasattr(module, "look") else None
+        if hasattr(module, "look"):
+            Asker(app, name, module)
         self._moving = [self.status, self.stop, self.resume, self.measure]
         self._still = [sentence, plot, pictures, numbers, data, about, door, plan, command]
-        self.outputs = [*self._moving, *self._still, *(self.asker.outputs if self.asker else [])]
+        self.outputs = [*self._moving, *self._still]
 
     def _form(self) -> Form | None:
         """Build the choice of a preset, which fills in the settings, and the settings themselves."""
@@ -87,8 +88,8 @@ class Page:
         """Return how far the measurement is, and leave all else as it is."""
         return [*self._moved(here), *[gr.skip()] * (len(self.outputs) - len(self._moving))]
 
-    def draw(self, here: Shown, fresh: bool = True) -> list[Any]:
-        """Return everything as it is now; the photo that was picked stays, unless the comparison is `fresh` to the page."""
+    def draw(self, here: Shown) -> list[Any]:
+        """Return everything as it is now."""
         found = measuring.results(here.lab, here.id, self.name)
         section = next(report.sections({arm: {self.name: one} for arm, one in found.items()}), None)
         lines = html("<pre><code>{text}</code></pre>", text="\n".join(measuring.commands(here.lab, here.id, self.name)))
@@ -98,7 +99,6 @@ class Page:
         )
         plan = html('<p class="rift about">{text}</p>', text=measuring.plan(here.lab, here.id, self.name))
         door = gr.Accordion(label="Measure again" if found else "Measure", open=not found)
-        asker = self.asker.draw(here) if self.asker and fresh else [gr.skip()] * len(self.asker.outputs if self.asker else [])
         if section is None:
             text = "Not measured on these runs yet: it runs the models again, and only when asked."
             if not catalog.captures(self.name):
@@ -106,7 +106,7 @@ class Page:
             words = html('<p class="rift says">{text}</p>', text=text)
             hidden = gr.HTML(visible=False)
             nothing = [words, gr.Plot(visible=False), hidden, gr.Accordion(visible=False), "", hidden]
-            return [*self._moved(here), *nothing, door, plan, command, *asker]
+            return [*self._moved(here), *nothing, door, plan, command]
         words = html('<p class="rift says">{text}</p>', text=section["sentence"])
         plot = gr.Plot(section["figure"], elem_classes=["wide"] if section["min_width"] else [], visible=True)
         about = html('<p class="rift about">{text}</p>', text=measuring.about(here.lab, here.id, self.name))
@@ -114,7 +114,7 @@ class Page:
         shown = self._gallery(here, found)
         pictures = gr.HTML(shown, visible=bool(shown))  # one that is empty would leave a gap
         drawn = [words, plot, pictures, gr.Accordion(visible=True), data, gr.HTML(about, visible=True)]
-        return [*self._moved(here), *drawn, door, plan, command, *asker]
+        return [*self._moved(here), *drawn, door, plan, command]
 
     def _moved(self, here: Shown) -> list[Any]:
         status = measuring.status(self.app.lab, here.lab, here.id, self.name, device=self.app.device)

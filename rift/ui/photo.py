@@ -39,30 +39,26 @@ class Asker:
                 sentence = gr.HTML(elem_id=f"answer-{name}")
                 plot = gr.Plot(show_label=False, container=False, visible=False, elem_id=f"look-{name}")
         self.kept = gr.State("")
-        self.outputs = [self.source, self.number, self.file, self.preview]
-        chosen = [app.ready, self.source, self.number, self.kept]
-        self.source.input(
-            lambda ready, source, _, kept: self._show(app.of(ready), source, 1, kept), chosen, self.outputs, **PRIVATE
-        )
-        self.number.change(self._preview, chosen, self.preview, **PRIVATE)
+        chosen, shown = [app.ready, self.source, self.kept], [self.number, self.preview]
+        # what is seen follows the choice on the page itself, so that no late answer shows a field of another source
+        js = "one => [{__type__: 'update', visible: one !== 'own'}, {__type__: 'update', visible: one === 'own'}]"
+        self.source.input(None, self.source, [self.number, self.file], js=js)
+        gr.on([self.source.input, app.ready.change], self._first, chosen, shown, **PRIVATE)
+        self.number.change(self._preview, [*chosen, self.number], self.preview, **PRIVATE)
         self.file.upload(self._keep, self.file, [self.file, self.kept, self.preview], **PRIVATE)
-        asked = [*chosen, words, *(self.form.inputs if self.form else [])]
+        asked = [*chosen, self.number, words, *(self.form.inputs if self.form else [])]
         busy = {**PRIVATE, "show_progress": "minimal"}
         gr.on([button.click, words.submit], told(self._answer), asked, [sentence, plot], **busy)
 
-    def draw(self, here: Shown) -> list[Any]:
-        """Return the picker as it opens: the first natural photo of this comparison."""
-        return self._show(here, "natural", 1, "")
-
-    def _show(self, here: Shown | None, source: str, number: int, kept: str) -> list[Any]:
-        """Return a source with its number, upload field and preview; with it, so that of two answers the last is whole."""
+    def _first(self, ready: str, source: str, kept: str) -> list[Any]:
+        """Return number and preview as a source opens: its first image, or the photo that was brought."""
+        here = self.app.of(ready)
         if here is None or source == "own":
-            return [source, gr.Slider(visible=False), gr.File(visible=True), self._own(kept)]
+            return [gr.skip(), self._own(kept)]
         count = len(ask.shelf(here.lab, here.id, source)[1])
-        slider = gr.Slider(maximum=max(2, count), value=number, visible=count > 0)
-        return [source, slider, gr.File(visible=False), self._of_set(here, source, number)]
+        return [gr.Slider(maximum=max(2, count), value=1), self._of_set(here, source, 1)]
 
-    def _preview(self, ready: str, source: str, number: int, kept: str) -> Any:
+    def _preview(self, ready: str, source: str, kept: str, number: int) -> Any:
         here = self.app.of(ready)
         return self._own(kept) if here is None or source == "own" else self._of_set(here, source, number)
 
@@ -94,7 +90,7 @@ class Asker:
             Path(path).unlink(missing_ok=True)
         return None, key, self._own(key)
 
-    def _answer(self, ready: str, source: str, number: int, kept: str, text: str, *values: Any) -> tuple[Any, Any]:
+    def _answer(self, ready: str, source: str, kept: str, number: int, text: str, *values: Any) -> tuple[Any, Any]:
         here = self.app.of(ready)
         if here is None:
             return html('<p class="rift about">There is no comparison to ask yet.</p>'), gr.skip()

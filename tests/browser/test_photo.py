@@ -19,7 +19,7 @@ def test_a_photo_and_words_of_ones_own_are_asked_of_three_models(page, server):
     tab(page, "Zero-shot")
     page.get_by_label("A photo of your own").check()
     drop(page, "photo-zero_shot", "china.jpg", PHOTO)
-    mine = page.locator("#preview-zero_shot img")
+    mine = page.locator("#preview-zero_shot img[alt='your photo']")
     mine.wait_for()
     page.wait_for_function("one => one.naturalWidth > 0", arg=mine.element_handle())
     page.get_by_label("Words to choose from").fill("palace, boat; flower, snorfblat")

@@ -70,17 +70,16 @@ def _connect(app: App, timer: gr.Timer, pages: dict[str, Page], tabs: dict[str, 
     drawn = gr.State({})  # for each page the comparison that it shows, and which version of it
     everything = [component for page in pages.values() for component in page.outputs]
 
-    def look(ready: str, name: str, drawn: dict[str, tuple[str, str]]) -> tuple[Any, dict[str, tuple[str, str]], list[Any]]:
+    def look(ready: str, name: str, drawn: dict[str, str]) -> tuple[Any, dict[str, str], list[Any]]:
         """Return timer, what is drawn and the values of one page."""
         here = app.of(ready)
         if here is None:
             return gr.Timer(active=False), drawn, [gr.skip()] * len(pages[name].outputs)
-        home, seen = drawn.get(name, ("", ""))
-        version, fresh = measuring.version(here.lab, here.id, name), home != here.key
-        values = pages[name].draw(here, fresh) if fresh or version != seen else pages[name].follow(here)
-        return gr.Timer(active=bool(measuring.active(here.lab, here.id))), {**drawn, name: (here.key, version)}, values
+        version = f"{here.key} {measuring.version(here.lab, here.id, name)}"
+        values = pages[name].follow(here) if drawn.get(name) == version else pages[name].draw(here)
+        return gr.Timer(active=bool(measuring.active(here.lab, here.id))), {**drawn, name: version}, values
 
-    def again(ready: str, opened: dict[str, str], drawn: dict[str, tuple[str, str]]) -> list[Any]:
+    def again(ready: str, opened: dict[str, str], drawn: dict[str, str]) -> list[Any]:
         """Return timer, what is drawn and values for every page, of which only the open one moves."""
         name = opened.get("", "")
         if not name:
@@ -89,14 +88,14 @@ def _connect(app: App, timer: gr.Timer, pages: dict[str, Page], tabs: dict[str, 
         return [first, drawn, *spread(pages, name, values)]
 
     def on_tab(family: str, name: str) -> Any:
-        def select(ready: str, opened: dict[str, str], drawn: dict[str, tuple[str, str]]) -> list[Any]:
+        def select(ready: str, opened: dict[str, str], drawn: dict[str, str]) -> list[Any]:
             first, drawn, values = look(ready, name, drawn)
             return [{**opened, "": name, family: name}, first, drawn, *values]
 
         return told(select)
 
     def on_family(family: str, names: list[str]) -> Any:
-        def select(ready: str, opened: dict[str, str], drawn: dict[str, tuple[str, str]]) -> list[Any]:
+        def select(ready: str, opened: dict[str, str], drawn: dict[str, str]) -> list[Any]:
             name = opened.get(family, names[0])
             first, drawn, values = look(ready, name, drawn)
             return [{**opened, "": name}, first, drawn, *spread(names, name, values)]
@@ -135,7 +134,7 @@ def _press(app: App, page: Page, inputs: list[Any], outputs: list[Any], look: An
         measuring.go_on(app.lab, here.lab, here.id, page.name, device=app.device)
 
     for button, act, more in ((page.measure, page.start, page.inputs), (page.stop, halt, []), (page.resume, go_on, [])):
-        pressed = button.click(acting(act), [app.ready, *more], None, queue=False, **PRIVATE)
+        pressed = button.click(acting(act), [app.ready, *more], None, concurrency_limit=None, **PRIVATE)
         pressed.then(look, inputs, outputs, **PRIVATE)
 
 
