@@ -92,6 +92,7 @@ def test_chosen_epochs_are_evenly_spaced_and_hold_the_last():
     assert spread._chosen(tuple(range(1, 11)), 4) == [1, 4, 7, 10] and spread._chosen((1, 2, 3), 1) == [3]
 
 
+@pytest.mark.slow
 def test_a_run_that_kept_its_epochs_is_measured_at_each_and_inversions_are_shared(lab, tmp_path, monkeypatch):  # noqa: F811
     from rift.diagnostics import _inversion
 
@@ -121,10 +122,14 @@ def test_the_untouched_model_forgets_as_much_as_its_inversions_are_imperfect(toy
     )
     model = Classifier(copy.deepcopy(toy_backbone), torch.nn.Linear(toy_backbone.width, 2)).eval()
     data = Data(images, images, images, None, tmp_path, seed=0, device=torch.device("cpu"))
-    found = spread.capture(copy.deepcopy(toy_backbone), model, data, count=8, iterations=30, robust_images=8)
-    again = spread.capture(copy.deepcopy(toy_backbone), model, data, count=8, iterations=30, robust_images=8)
-    assert np.array_equal(found["stir"], again["stir"]) and found["stir"].shape == (1, toy_backbone.layers)
-    assert found["stir"].min() > 0.5 and found["right"].shape == (1, 5, 8)
+    found = spread.capture(
+        copy.deepcopy(toy_backbone), model, data, count=8, iterations=6, robust_images=8, layers="every second"
+    )
+    again = spread.capture(
+        copy.deepcopy(toy_backbone), model, data, count=8, iterations=6, robust_images=8, layers="every second"
+    )
+    assert np.array_equal(found["stir"], again["stir"]) and found["stir"].shape == (1, toy_backbone.layers // 2)
+    assert found["stir"].min() > 0.2 and found["right"].shape == (1, 5, 8)
 
 
 def test_where_every_run_counts_all_seeds_are_on_show(lab, tmp_path):  # noqa: F811

@@ -18,7 +18,7 @@ POLL_SECONDS = 1.0
 # A diagnostic that is not named here says where it belongs with FAMILY = one of these titles, else it comes last.
 FAMILIES = {
     "What it can do": ("accuracy", "reliability", "corruption"),
-    "What it forgot": ("drift", "zero_shot", "pca", "retrieval", "attention", "stir"),
+    "What it forgot": ("drift", "zero_shot", "pca", "retrieval", "attention", "stir", "spread"),
     "Weights": ("interpolation", "sharpness"),
 }
 OTHERS = "More"
