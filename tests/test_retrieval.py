@@ -150,12 +150,12 @@ def test_what_has_no_neighbors_says_why(case, reason):
     assert retrieval.figure({"none": found}).layout.annotations
 
 
-def test_the_gallery_shows_a_dozen_images_under_every_model_with_pictures_that_exist():
+def test_the_gallery_shows_images_under_every_model_with_pictures_that_exist():
     before = pretrained()
     results = {arm: retrieval.measure(before, finetuned(before, noise=noise)) for arm, noise in (("none", 0.9), ("rift", 0.2))}
     again = json.loads(json.dumps(plain(results), allow_nan=False))
     rows = retrieval.gallery(again)
-    assert rows == json.loads(json.dumps(retrieval.gallery(results))) and len(rows) == 12 * 3
+    assert rows == json.loads(json.dumps(retrieval.gallery(results))) and len(rows) == 6 * 3, "every second of a dozen"
     ids = set(before.sets["test"].ids)
     for row in rows:
         asked, *near = row["pictures"]
@@ -164,7 +164,7 @@ def test_the_gallery_shows_a_dozen_images_under_every_model_with_pictures_that_e
             assert (cell["id"] in ids) if "id" in cell else 0 <= cell["natural"] < 120
         assert f"{sum(cell['caption'].startswith('same') for cell in near)} of 5" in row["caption"]
     assert [row["caption"].split(",")[0] for row in rows[:3]] == ["pretrained", "none", "rift"]
-    assert sum("natural" in row["pictures"][0] for row in rows) == 4 * 3
+    assert sum("natural" in row["pictures"][0] for row in rows) == 2 * 3
 
 
 def test_figure_and_sentence_show_every_model_and_chance():

@@ -32,7 +32,7 @@ def figure(results: Mapping[str, dict]) -> go.Figure:
         _slices(plot, arm, one, list(results))
     _planes(plot, planes)
     for row, col, x in ((1, 1, "ε"), (1, 2, "distance / norm"), (2, 1, "ε"), (2, 2, "0 finetuned, -1 pretrained")):
-        plot.update_xaxes(title_text=x, row=row, col=col)
+        plot.update_xaxes(title_text=x, exponentformat="power", row=row, col=col)
         plot.update_yaxes(title_text="rise of the loss" if col == 1 else None, row=row, col=col)
     figures.style(plot, 60 + ROW * rows)
     plot.update_annotations(font={"size": 13}, yshift=4)

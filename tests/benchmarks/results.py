@@ -21,10 +21,11 @@ from rift import api, comparison, dataset, following, service
 from rift.comparison import Arm
 from rift.runs import ENDED, Lab, Run, write_bytes, write_json
 from rift.service import Order
-from tests.benchmarks import results_page
+from tests.benchmarks import microscope_page, results_page
 
 ROOT = Path(__file__).parents[2]
 PAGE, NUMBERS = ROOT / "RESULTS.md", Path(__file__).with_suffix(".json")
+INSIDE = Path(__file__).with_name("microscope.json")  # what `tests.benchmarks.microscope` found
 NATURAL = "natural_cifar10_test_10class.zip"
 METHODS = ("linear", "last_blocks", "lora", "adaptformer", "full")
 PENALTIES = ("rift", "rift:statistics=running", "rsc", "feature_l2", "procrustes", "logit_distillation")
@@ -181,7 +182,8 @@ def main() -> int:
         if (found := document(lab, case, chosen.data)) is not None:
             stored["cases"][name] = results_page.short(found, case.title, case.source)
             write_json(NUMBERS, stored)
-            write_bytes(PAGE, results_page.render(stored).encode())
+            inside = json.loads(INSIDE.read_bytes()) if INSIDE.exists() else {}
+            write_bytes(PAGE, (results_page.render(stored) + microscope_page.render(inside)).encode())
     return 0
 
 
