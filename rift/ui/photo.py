@@ -41,8 +41,10 @@ class Asker:
         self.kept = gr.State("")
         chosen, shown = [app.ready, self.source, self.kept], [self.number, self.preview]
         # what is seen follows the choice on the page itself, so that no late answer shows a field of another source
-        js = "one => [{__type__: 'update', visible: one !== 'own'}, {__type__: 'update', visible: one === 'own'}]"
-        self.source.input(None, self.source, [self.number, self.file], js=js)
+        seen = "({__type__: 'update', visible: one %s 'own'})"
+        empty = "{__type__: 'update', ...(one === 'own' ? {value: ''} : {})}"
+        js = f"one => [{seen % '!=='}, {seen % '==='}, {empty}]"
+        self.source.input(None, self.source, [self.number, self.file, self.preview], js=js)
         gr.on([self.source.input, app.ready.change], self._first, chosen, shown, **PRIVATE)
         self.number.change(self._preview, [*chosen, self.number], self.preview, **PRIVATE)
         self.file.upload(self._keep, self.file, [self.file, self.kept, self.preview], **PRIVATE)
@@ -54,7 +56,7 @@ class Asker:
         """Return number and preview as a source opens: its first image, or the photo that was brought."""
         here = self.app.of(ready)
         if here is None or source == "own":
-            return [gr.skip(), self._own(kept)]
+            return [gr.skip(), self._own(kept) if kept else gr.skip()]  # one may be on its way
         count = len(ask.shelf(here.lab, here.id, source)[1])
         return [gr.Slider(maximum=max(2, count), value=1), self._of_set(here, source, 1)]
 
