@@ -53,7 +53,8 @@ def test_names_from_outside_stay_text(page, server):
     tab(page, "Zero-shot")
     words.fill(f"cat, dog, {HOSTILE}")
     page.locator("#ask-zero_shot").click()
-    expect(page.locator(".toast-body").last).to_contain_text("Drop a photo first")
+    expect(page.locator("#answer-zero_shot")).to_contain_text(f"Not known, and so not scored: {HOSTILE}")
+    assert page.locator("img[onerror]").count() == 0
 
 
 def test_a_wrong_setting_is_told_before_and_at_start(page, server):
