@@ -161,8 +161,14 @@ def from_models(name: str, n: int, constant: bool, backbone: Backbone, folder: P
     return results
 
 
-@pytest.mark.parametrize("name", catalog.names("diagnostics"))
-@pytest.mark.parametrize(("n", "constant"), [(30, False), (4, False), (30, True)])
+DIAGNOSED = [  # of those that run models the smallest case is quick enough for every time
+    pytest.param(name, n, constant, marks=[pytest.mark.slow] if catalog.captures(name) and n > 4 else [])
+    for name in catalog.names("diagnostics")
+    for n, constant in ((30, False), (4, False), (30, True))
+]
+
+
+@pytest.mark.parametrize(("name", "n", "constant"), DIAGNOSED)
 def test_a_diagnostic_gives_finite_numbers_or_a_reason_and_a_figure(name, n, constant, toy_backbone, tmp_path):
     module = catalog.module("diagnostics", name)
     models = catalog.captures(name)

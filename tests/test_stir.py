@@ -165,6 +165,7 @@ def test_of_a_rotated_model_it_is_that_of_itself(tmp_path):
     assert np.allclose(np.diagonal(arrays["pre_ft"][0]), np.diagonal(arrays["ft_ft"][0]), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_untrained_model_is_at_the_floor_that_is_shown_for_one(tmp_path):
     backbone = moved(toy(), 0.3)  # so that its answers are not those of any untrained one
     arrays, found = both(backbone, stir._untrained(backbone), data(tmp_path, n=16), iterations=40)
@@ -172,6 +173,7 @@ def test_an_untrained_model_is_at_the_floor_that_is_shown_for_one(tmp_path):
     assert (found["forgetting_above"][-1] > 0.02) and found["forgetting_untrained"][-1] == pytest.approx(found["forgetting"][-1])
 
 
+@pytest.mark.slow
 def test_a_stop_in_the_middle_goes_on_bit_for_bit(tmp_path, monkeypatch):
     pretrained, finetuned = toy(), moved(toy())
     whole, _ = both(pretrained, finetuned, data(tmp_path / "whole"), batch=4)
@@ -191,6 +193,7 @@ def test_a_stop_in_the_middle_goes_on_bit_for_bit(tmp_path, monkeypatch):
     assert same(whole, again) and len(seen) == 12 + len(stops), "what was done before a stop is not done again"
 
 
+@pytest.mark.slow
 def test_two_runs_of_a_lab_invert_the_pretrained_model_once(tmp_path, monkeypatch):
     pretrained, seen, told, invert = toy(), [], [], _inversion.invert
     monkeypatch.setattr(_inversion, "invert", lambda model, *given: seen.append(id(model)) or invert(model, *given))
@@ -299,6 +302,7 @@ def test_the_figure_has_every_arm_and_survives_gaps():
     assert stir.figure({"none": hollow}).layout.annotations and "nothing can be said" in stir.sentence({"none": hollow})
 
 
+@pytest.mark.slow
 def test_a_run_from_random_weights_is_measured_against_those_it_started_from(tmp_path):
     lab = toy_lab(tmp_path / "lab", each=12, natural=6)
     run = lab.submit(
