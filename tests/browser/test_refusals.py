@@ -28,6 +28,7 @@ def test_a_bad_zip_is_told_with_its_code_and_loses_nothing(page):
     expect(alert).to_have_count(0)
 
 
+@pytest.mark.slow
 def test_names_from_outside_stay_text(page, server):
     names = (HOSTILE, FORMULA)
     upload(page, "hostile.zip", zipped(kinds(32, names=names, prefix=FORMULA)))
