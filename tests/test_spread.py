@@ -147,3 +147,19 @@ def test_where_every_run_counts_all_seeds_are_on_show(lab, tmp_path):  # noqa: F
             (run.path / "measures" / f"{name}.json").write_text(json.dumps(values))
     found = comparison.measures(comparison.of_runs(runs))
     assert found == {"none": {"drift": {"n": 0}}, "none, seed 0": {"spread": {"n": 0}}, "none, seed 1": {"spread": {"n": 1}}}
+
+
+def test_what_stir_inverted_with_the_same_settings_is_not_inverted_again(toy_backbone, tmp_path, monkeypatch):
+    from rift.captures import Data, Images
+    from rift.diagnostics import _inversion, stir
+    from rift.model import Classifier
+
+    side, rng = toy_backbone.pixels, np.random.default_rng(0)
+    images = Images(
+        rng.integers(0, 255, (6, side, side, 3), dtype=np.uint8), np.arange(6).astype(str), np.arange(6) % 2, ("a", "b")
+    )
+    model = Classifier(copy.deepcopy(toy_backbone), torch.nn.Linear(toy_backbone.width, 2)).eval()
+    data = Data(images, images, images, None, tmp_path, seed=0, device=torch.device("cpu"), cache=tmp_path)
+    stir.capture(copy.deepcopy(toy_backbone), model, data, layers="every second", iterations=1)
+    monkeypatch.setattr(_inversion, "invert", None)
+    spread.capture(copy.deepcopy(toy_backbone), model, data, layers="every second", iterations=1, robust_images=6)

@@ -25,6 +25,7 @@ from rift.errors import ModelError
 from rift.model import Backbone, to_float
 
 STUDY_PIXELS = 224
+BATCH = 50  # images at a time, where nothing else is asked for
 MOST_BYTES = 1 << 30  # of tokens that are held at a time
 
 

@@ -11,6 +11,7 @@ last epochs of at least ten runs are, and only they get a statement. A run that 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -63,6 +64,7 @@ def capture(
     epochs = _chosen(data.epochs, most_epochs)
     total = sum(blocks) * iterations * len(pixels)
     seen, before = [0], 0
+    data = replace(data, batch_size=_inversion.BATCH)  # what is shared with stir is found by it too
     inverted = []
 
     def tell(n: int) -> None:

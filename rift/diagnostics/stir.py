@@ -57,7 +57,7 @@ def capture(
     ] = 20.0,
     schedule: Annotated[Literal["decay", "constant"], Field(description="decay: steps shrink to 0 as a cosine")] = "decay",
     start: Annotated[int, Field(ge=0, le=10**6, description="number of the noise that all inversions start from")] = 0,
-    batch: Annotated[int, Field(ge=1, le=500, description="images at a time")] = 50,
+    batch: Annotated[int, Field(ge=1, le=500, description="images at a time")] = _inversion.BATCH,
 ) -> Arrays:
     """Return STIR of all pairs of layers, `(2, l, l)`, linear and debiased, evaluated layer first, as `<evaluated>_<inverted>`.
 
