@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as vision
 
 from rift.captures import Images
-from rift.model import Classifier, to_float
+from rift.model import to_float
 
 Corruption = Callable[[Tensor, int, np.random.Generator], Tensor]
 Table = Sequence[float]  # by severity
@@ -263,30 +263,3 @@ def _precision(truth: np.ndarray, values: np.ndarray) -> float:
     found = values[truth]
     above = [len(some) - np.searchsorted(np.sort(some), found) for some in (found, values)]
     return float((above[0] / above[1]).mean())
-
-
-@torch.inference_mode()
-def mean_corrupted_accuracy(
-    classifier: Classifier,
-    images: Images,
-    *,
-    seed: int,
-    severities: Sequence[int] = (3,),
-    names: Sequence[str] = tuple(CORRUPTIONS),
-    device: torch.device | str = "cpu",
-) -> float:
-    """Return the classifier's accuracy in [0, 1], of findings its mAP, averaged over these corruptions and severities.
-
-    The classifier is in eval mode and on `device`; images without a known label are left out. ValueError where none is left.
-    """
-    known = np.arange(len(images)) if images.labels.ndim == 2 else np.flatnonzero(images.labels >= 0)
-    if not len(known):
-        raise ValueError("no image has a known label")
-    scored = Images(images.pixels[known], images.ids[known], images.labels[known], images.classes)
-
-    def logits(name: str, severity: int) -> np.ndarray:
-        chunks = corrupted(scored, name, severity, seed)
-        return torch.cat([classifier(one.to(device))[1].float().cpu() for one in chunks]).numpy()
-
-    found = np.stack([logits(name, severity) for name in names for severity in severities])
-    return float(next(iter(scores(found, scored.labels).values())).mean())
