@@ -26,7 +26,7 @@ from rift.config import Choice
 from rift.runs import Lab
 
 GOALS, GOAL, GOAL_OF_ALL = {"stir": 60.0}, 30.0, 150.0
-DRAWINGS = "sample:phantoms:images_per_class=334"  # 200 of its three classes are test images
+DRAWINGS = "sample:phantoms:images_per_class=200"  # 200 of its five classes are test images
 
 
 def presets(data: str, root: Path, threads: int) -> dict[str, Any]:
