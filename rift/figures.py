@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import plotly.graph_objects as go
 
+from rift.config import SHUFFLED
+
 HEIGHT = 360
 MOST_POINTS = 150  # of one line that is sent while training
 GREY = "#7f7f7f"  # 4.0:1 on white, 4.5:1 on the dark page: the text color where no stylesheet replaces it
@@ -56,8 +58,8 @@ def dash(arm: str, arms: Sequence[str] = ()) -> str:
 
 
 def _look(arm: str, arms: Sequence[str]) -> tuple[str, str, str]:
-    if arm in ARMS:
-        return ARMS[arm]
+    if (plain := arm.removesuffix(f"[{SHUFFLED}]")) in ARMS:
+        return ARMS[plain]
     others = [name for name in arms if name not in ARMS]
     return FURTHER[(others.index(arm) if arm in others else 0) % len(FURTHER)]
 
