@@ -18,7 +18,7 @@ from rift.errors import SettingError
 from rift.runs import Lab, Run
 from rift.service import Order
 
-STEPS, MOST_EPOCHS, FEWEST_EPOCHS = 80, 20, 4  # enough to see something, and minutes on two cores
+STEPS, MOST_EPOCHS, FEWEST_EPOCHS = 60, 15, 4  # enough to see something, and minutes on two cores
 MOST_TRAIN = 300  # training images of an exercise; of a larger set some are drawn
 TEN = 10
 FURTHER = 10.0  # the largest λ

@@ -45,13 +45,13 @@ GLOSSARY = {
     "Balanced accuracy": "The mean over classes of the share named rightly, so a frequent class counts no more than a rare one.",
     "CKA": "Centered kernel alignment: how alike two models arrange the same images, from about 0 to 1.",
     "CKA, debiased": "CKA without the part that chance adds when images are few; it can fall a little below 0.",
-    "Confidence interval, 95 %": "Of 100 such ranges, 95 hold the true value; a wide one says: too few images.",
     "Drift": "How far the finetuned model's view of images has moved from the pretrained one's.",
     "Embedding": "The list of numbers that a model makes of an image; alike images should get alike lists.",
     "Epoch": "One pass over all training images; it is cut into steps of one batch each.",
     "Few shots": "Training on so many images of each class only.",
     "Finetuning": "Training a pretrained model further, on other images than those it was made from.",
     "Head": "The last layer, which turns an embedding into classes; it starts anew with every run.",
+    "Interval, 95 %": "Of 100 such ranges, 95 hold the true value; a wide one says: too few images.",
     "Learning rate": "How large a step the weights take; too large forgets or diverges, too small learns nothing.",
     "Natural images": "Everyday photos that no arm is trained on: what must not be forgotten.",
     "Not distinguishable": "The interval holds 0, or the adjusted p-value is above 0.05. It does not mean equal.",
@@ -79,11 +79,12 @@ LIMITS = (
 
 LESSON = (
     "A lesson of 60 minutes. Ten minutes: the example's Verdict and PCA, and the question what a model could forget. Fifteen: "
-    "everybody writes down a prediction for 'Ten times the learning rate', starts it, and reads the six cards meanwhile. Fifteen: "
-    "compare predictions with what the runs say; where the class disagrees, read the interval aloud. Fifteen: groups take one of "
-    "the other three exercises each; the shuffled labels last, for the lesson that keeping is not learning. Five: what would be "
-    "needed to speak of methods instead of runs? (Seeds, more images, patients kept together.) On two cores the first exercise "
-    "takes a few minutes and the others less, since the unbroken runs are shared; a lab that trained them before opens them at once."
+    "everybody writes down a prediction for 'Ten times the learning rate', starts it, and reads the six ideas meanwhile. "
+    "Fifteen: compare predictions with what the runs say; where the class disagrees, read the interval aloud. Fifteen: groups "
+    "take one of the other three exercises each; the shuffled labels last, for the lesson that keeping is not learning. Five: "
+    "what would it take to speak of methods instead of runs? (Seeds, more images, patients kept together.) On two cores the "
+    "first exercise takes a few minutes and the others less, since the unbroken runs are shared; a lab that trained them before "
+    "opens them at once."
 )
 
 
@@ -101,7 +102,7 @@ PAPERS = (
     Source("Reliability of CKA as a Similarity Measure", "arXiv 2210.16156"),
     Source("Measuring Representational Robustness (STIR)", "arXiv 2206.11939"),
     Source("An Image is Worth 16x16 Words (Vision Transformer)", "arXiv 2010.11929"),
-    Source("Learning Transferable Visual Models From Language (CLIP)", "arXiv 2103.00020"),
+    Source("Learning Transferable Visual Models From Natural Language Supervision (CLIP)", "arXiv 2103.00020"),
     Source("Fine-Tuning can Distort Pretrained Features", "arXiv 2202.10054"),
     Source("Robust fine-tuning of zero-shot models", "arXiv 2109.01903"),
 )
