@@ -30,8 +30,12 @@ class Panel:
             gr.HTML(_step("2", "Run"))
             self.cost = gr.HTML(elem_id=f"exercise-cost-{name}")
             with gr.Row():
-                self.start = gr.Button("Start", variant="primary", interactive=False, elem_id=f"exercise-start-{name}")
-                self.stop = gr.Button("Stop this exercise", variant="stop", visible=False, elem_id=f"exercise-stop-{name}")
+                self.start = gr.Button(
+                    "Start", variant="primary", interactive=False, scale=0, min_width=160, elem_id=f"exercise-start-{name}"
+                )
+                self.stop = gr.Button(
+                    "Stop this exercise", variant="stop", visible=False, scale=0, min_width=160, elem_id=f"exercise-stop-{name}"
+                )
             gr.HTML(_step("3", "What to see"))
             self.seen = gr.HTML(elem_id=f"exercise-seen-{name}")
             self.open = gr.Button("Open in Compare", visible=False, elem_id=f"exercise-open-{name}")

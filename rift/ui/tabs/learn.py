@@ -110,7 +110,7 @@ def _measured() -> Any:
         return ""
     sets = json.loads(example.MEASURED.read_text())["sets"]
     now = hashlib.sha256(embedded.PATH.read_bytes()).hexdigest()
-    rows = [_row(one, arm, first=i == 0) for one in sets for i, arm in enumerate(one["arms"])]
+    rows = [_row(one, arm) for one in sets for arm in one["arms"]]
     verdicts = [
         {"text": f"{one['name']}: {found['sentence']}"} for one in sets for found in overview.verdicts(one) if found["verdict"]
     ]
@@ -130,7 +130,8 @@ def _measured() -> Any:
     )
 
 
-def _row(one: dict[str, Any], arm: dict[str, Any], first: bool) -> Markup:
+def _row(one: dict[str, Any], arm: dict[str, Any]) -> Markup:
+    """Return an arm's numbers; the first one names the set for all arms of it."""
     cells = [
         {
             "mean": report.number(arm["mean"][key]),
@@ -138,10 +139,15 @@ def _row(one: dict[str, Any], arm: dict[str, Any], first: bool) -> Markup:
         }
         for key, _ in COLUMNS
     ]
+    head = html(
+        '<th scope="rowgroup" rowspan="{arms}">{name}<small>{n}</small></th>',
+        arms=len(one["arms"]),
+        name=one["name"],
+        n=f"{one['classes']} classes, {one['counts']['test']} test images",
+    )
     return html(
-        '<tr><th scope="row">{name}<small>{n}</small></th><td>{arm}</td>{cells}</tr>',
-        name=one["name"] if first else "",
-        n=f"{one['classes']} classes, {one['counts']['test']} test images" if first else "",
+        "<tr>{head}<td>{arm}</td>{cells}</tr>",
+        head=head if arm is one["arms"][0] else "",
         arm=arm["name"],
         cells=join("<td>{mean}<small>{error}</small></td>", cells),
     )
