@@ -12,7 +12,7 @@ from typing import Any
 from rift import catalog, comparison, following, service, tuning
 from rift import report as page
 from rift.comparison import Arm
-from rift.config import PRESETS, Choice, Strength, Training
+from rift.config import PRESETS, SHUFFLED, Choice, Strength, Training
 from rift.errors import RunError, SettingError, of_code
 from rift.following import Say
 from rift.runs import SCHEMA, Lab, write_json
@@ -220,7 +220,8 @@ def report(runs: Sequence[str], out: str | Path, *, lab: str | Path | None = Non
     if unfinished := [run.id for run in chosen if run.state != "done"]:
         raise RunError("run.missing", f"Not finished: {', '.join(unfinished)}.")
     asked = [run.experiment for run in chosen]
-    drawn = [(one.training.split_seed, one.training.shots, one.training.balanced) for one in asked]
+    draws = ("split_seed", "shots", "balanced", "shuffle_labels")
+    drawn = [tuple(getattr(one.training, key) for key in draws) for one in asked]
     if len({(one.data, one.natural, one.backbone.model_dump_json(), *how) for one, how in zip(asked, drawn, strict=True)}) > 1:
         raise SettingError(
             "setting.range", "These runs are of different images or backbones; a report compares runs of the same."
@@ -240,7 +241,8 @@ def listing(menu: str, lab: str | Path | None = None) -> list[dict[str, Any]]:
         rows = []
         for run in Lab(lab).runs():
             one = run.experiment
-            summary = f"{run.state}: {one.backbone.name}, {one.method.name}, {one.regularizer.name}, seed {one.seed}"
+            shuffled = f", {SHUFFLED}" if one.training.shuffle_labels else ""
+            summary = f"{run.state}: {one.backbone.name}, {one.method.name}, {one.regularizer.name}, seed {one.seed}{shuffled}"
             rows.append({"name": run.id, "summary": summary, "settings": one.model_dump(mode="json")})
         return rows
     if menu not in catalog.DOORS:

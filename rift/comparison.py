@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rift import __version__, catalog, differences, statistics, verdict
-from rift.config import Choice, Experiment, Strength, Training
+from rift.config import SHUFFLED, Choice, Experiment, Strength, Training
 from rift.dataset import ImageSet, Split
 from rift.runs import SCHEMA, Lab, Run
 from rift.snapshot import Snapshot
@@ -80,6 +80,17 @@ def plan(methods: Sequence[Choice], regularizers: Sequence[Choice], strengths: S
     return [replace(arm, same_as=plain[_key(arm)[0]]) if _changes_nothing(arm) else arm for arm in arms]
 
 
+def marked(arms: Sequence[Arm], training: Training) -> list[Arm]:
+    """Return arms whose names say that their labels were shuffled, where they were; no page shows an arm without its name."""
+
+    def name(plain: str) -> str:
+        return (f"{plain[:-1]}, {SHUFFLED}]" if plain.endswith("]") else f"{plain}[{SHUFFLED}]") if plain else ""
+
+    return (
+        [replace(arm, name=name(arm.name), same_as=name(arm.same_as)) for arm in arms] if training.shuffle_labels else list(arms)
+    )
+
+
 def _changes_nothing(arm: Arm) -> bool:
     """Whether an arm is its baseline to the last bit: all penalties look at the backbone alone, and this one never trains."""
     frozen = getattr(catalog.module("methods", arm.method.name), "BACKBONE_NEVER_TRAINS", False)
@@ -117,7 +128,8 @@ def of_runs(runs: Sequence[Run]) -> list[Arm]:
     experiments = sorted(((run.experiment, run) for run in runs), key=lambda pair: pair[0].seed)
     experiments.sort(key=lambda pair: pair[0].regularizer.name != "none")
     found = _named([(e.method, e.regularizer, e.strength) for e, _ in experiments])
-    return [replace(arm, runs=tuple(run for e, run in experiments if _key(e) == _key(arm))) for arm in found]
+    arms = [replace(arm, runs=tuple(run for e, run in experiments if _key(e) == _key(arm))) for arm in found]
+    return [one for arm in arms for one in marked([arm], arm.runs[0].experiment.training)]
 
 
 def _named(triples: Sequence[tuple[Choice, Choice, Strength]]) -> list[Arm]:
@@ -164,6 +176,7 @@ def document(lab: Lab, arms: Sequence[Arm], images: ImageSet, natural: ImageSet,
             "task": experiment.task.name,
             "shots": experiment.training.shots,
             "balanced": experiment.training.balanced,
+            "shuffle_labels": experiment.training.shuffle_labels,
             "counts": images.counts(parts),
             **report_of(images),
         },
@@ -216,7 +229,8 @@ def arms_like(lab: Lab, run: Run) -> list[dict[str, Any]]:
             groups.setdefault(one.training.model_dump_json(), []).append(other)
     found = []
     for group in groups.values():
-        settings = [f"{key}={value}" for key, value in group[0].experiment.training if value != getattr(Training(), key)]
+        training = group[0].experiment.training
+        settings = [f"{key}={value}" for key, value in training if value != getattr(Training(), key) and key != "shuffle_labels"]
         more = f" ({', '.join(settings)})" if len(groups) > 1 and settings else ""
         found += [_arm(replace(arm, name=arm.name + more)) for arm in of_runs(group)]
     return found

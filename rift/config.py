@@ -57,8 +57,16 @@ class Training(Settings):
         Literal["last", "epochs"],
         Field(exclude_if=lambda keep: keep == "last", description="epochs: the weights after every epoch are kept too"),
     ] = "last"
+    shuffle_labels: Annotated[
+        bool,
+        Field(
+            exclude_if=lambda shuffle: not shuffle,
+            description="deal the training labels out at random: there is nothing to learn",
+        ),
+    ] = False
 
 
+SHUFFLED = "labels shuffled"  # in the name of every arm that was trained so, lest it is taken for a real one
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "quick": {"epochs": 3},
@@ -103,7 +111,7 @@ class Experiment(Settings):
     @property
     def pair_id(self) -> str:
         """Hash of all that decides which images are seen in which order; runs with equal pair_id may be compared."""
-        which = {"epochs", "batch_size", "augment", "views", "split_seed", "shots", "balanced"}
+        which = {"epochs", "batch_size", "augment", "views", "split_seed", "shots", "balanced", "shuffle_labels"}
         training = self.training.model_dump(include=which, mode="json")
         both = {"task", "backbone", "data", "natural", "seed"}
         return digest({**self.model_dump(mode="json", include=both), "training": training})[:16]

@@ -254,6 +254,15 @@ def parts(images: ImageSet, training: Training, seed: int) -> Split:
     return replace(whole, train=whole.train[stratify.few(images.labels[whole.train], training.shots, seed)])
 
 
+def taught(images: ImageSet, chosen: np.ndarray, training: Training, seed: int) -> np.ndarray:
+    """Return the labels `(m,)` or `(m, k)` that these training images are trained with: their own, or dealt out among them.
+
+    The same for every arm of a seed. Validation and test images are never asked here: they keep what is true.
+    """
+    labels = images.labels[chosen]
+    return labels[np.random.default_rng([seed, 2]).permutation(len(labels))] if training.shuffle_labels else labels
+
+
 def refuse_misfit(images: ImageSet, task: Choice, training: Training) -> None:
     """Raise `setting.range` for a task that these labels cannot have, and for a way to draw images that they do not allow."""
     if task.name != images.task and not getattr(catalog.module("tasks", task.name), "IGNORES_LABELS", False):

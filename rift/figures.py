@@ -14,8 +14,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import plotly.graph_objects as go
 
+from rift.config import SHUFFLED
+
 HEIGHT = 360
 MOST_POINTS = 150  # of one line that is sent while training
+MOST_SYMBOLS = 40  # on one such line: enough to tell the arms apart without color
 GREY = "#7f7f7f"  # 4.0:1 on white, 4.5:1 on the dark page: the text color where no stylesheet replaces it
 GRID = "rgba(127,127,127,0.22)"
 # Alpha instead of lightness, so that the page shows through and the page's own text color stays readable in every cell.
@@ -27,14 +30,16 @@ ARMS = {
     "none": ("#D55E00", "x", "solid"),
     "rift": ("#009E73", "diamond-open", "solid"),
 }
+# Chosen by a search among colors of 3:1 on both pages for the largest distance of the first six arms with red-green blindness
+# (tests/test_palette.py); beyond that, the symbol tells.
 FURTHER = (
-    ("#2F86C9", "square-open", "solid"),
-    ("#9B6FC3", "triangle-up", "solid"),
-    ("#A6761D", "cross", "solid"),
-    ("#C2558F", "star", "solid"),
+    ("#4468F0", "square-open", "solid"),
+    ("#4F94CA", "triangle-up", "solid"),
+    ("#9A5F92", "cross", "solid"),
+    ("#BC5846", "star", "solid"),
     ("#1A93A6", "triangle-down-open", "solid"),
     ("#6B8E23", "pentagon", "solid"),
-    ("#C44E52", "hourglass", "solid"),
+    ("#C2558F", "hourglass", "solid"),
 )
 CLASS_COLORS = ("#2F86C9", "#D55E00", "#009E73", "#9B6FC3", "#A6761D", "#C2558F", "#1A93A6", "#6B8E23")
 CLASS_SYMBOLS = ("circle", "square-open", "triangle-up", "diamond-open", "x", "star-open", "pentagon")
@@ -56,8 +61,8 @@ def dash(arm: str, arms: Sequence[str] = ()) -> str:
 
 
 def _look(arm: str, arms: Sequence[str]) -> tuple[str, str, str]:
-    if arm in ARMS:
-        return ARMS[arm]
+    if (plain := arm.removesuffix(f"[{SHUFFLED}]")) in ARMS:
+        return ARMS[plain]
     others = [name for name in arms if name not in ARMS]
     return FURTHER[(others.index(arm) if arm in others else 0) % len(FURTHER)]
 
@@ -125,14 +130,13 @@ def curves(
     plot = go.Figure()
     for arm, (steps, values) in series.items():
         chosen = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), MOST_POINTS)).astype(int))
-        few = len(chosen) <= 40
         plot.add_scatter(
             x=[steps[i] for i in chosen],
             y=[float(f"{values[i]:.4g}") for i in chosen],
-            mode="lines+markers" if few else "lines",
+            mode="lines+markers",
             name=text(arm),
             line={"color": color(arm, list(series)), "dash": dash(arm, list(series)), "width": 2},
-            marker={"symbol": symbol(arm, list(series)), "size": 8},
+            marker={"symbol": symbol(arm, list(series)), "size": 8, "maxdisplayed": MOST_SYMBOLS},
             hovertemplate="%{y:.4g}",
         )
     plot.update_xaxes(title_text=x, rangemode="tozero")

@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,8 +138,10 @@ def _images(lab: Lab, run: Run, size: int) -> tuple[Images, Images, Images]:
     def some(images: ImageSet, which: Any) -> Images:
         return Images(images.pixels(size)[which], images.ids[which], images.labels[which], images.classes)
 
-    parts = dataset.parts(medical, run.experiment.training, run.experiment.seed)
-    return some(medical, parts.train), some(medical, parts.test), some(natural, slice(None))
+    training, seed = run.experiment.training, run.experiment.seed
+    parts = dataset.parts(medical, training, seed)
+    trained = replace(some(medical, parts.train), labels=dataset.taught(medical, parts.train, training, seed))
+    return trained, some(medical, parts.test), some(natural, slice(None))
 
 
 def without_adapter(before: Snapshot, after: Snapshot) -> dict[str, Any]:

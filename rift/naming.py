@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rift import dataset, service
+from rift.config import SHUFFLED
 from rift.runs import Lab
 
 
@@ -13,7 +14,8 @@ def title(lab: Lab, name: str) -> str:
     order, _ = service.order_of(lab, name)
     images = dataset.load(lab.data / order.data)
     task = "" if order.task.name == images.task else f", {order.task.name}"
-    return f"{images.name}{task}: {' and '.join(arm.name for arm in service.arms(lab, name))}"
+    shuffled = f" ({SHUFFLED})" if order.training.shuffle_labels else ""
+    return f"{images.name}{task}{shuffled}: {' and '.join(arm.name for arm in service.arms(lab, name))}"
 
 
 def about(lab: Lab, name: str) -> str:
@@ -25,6 +27,7 @@ def about(lab: Lab, name: str) -> str:
     penalty = f"; {first.regularizer.name} ({options}), strength {_said(first.strength)}" if first.strength else ""
     drawn = f", {training.shots} training images of each class" if training.shots else ""
     drawn += ", classes drawn equally often" if training.balanced else ""
+    drawn += ", training labels shuffled on purpose" if training.shuffle_labels else ""
     return (
         f"{order.backbone.name}, {first.method.name} finetuning, {training.epochs} epochs at learning rate "
         f"{training.learning_rate:g}{drawn}, {seeds}{penalty}."

@@ -60,8 +60,8 @@ def _execute(run: Run, lab: Lab, device: torch.device) -> bool:
     pretrained: Backbone = catalog.door("backbones", experiment.backbone.name)(**experiment.backbone.options).to(device).eval()
     task: Task = catalog.door("tasks", experiment.task.name)(images.classes, **experiment.task.options)
 
-    pixels = images.pixels(pretrained.pixels)
-    views = train.Views(pixels[parts.train], images.labels[parts.train], training, experiment.seed, device)
+    pixels, labels = images.pixels(pretrained.pixels), dataset.taught(images, parts.train, training, experiment.seed)
+    views = train.Views(pixels[parts.train], labels, training, experiment.seed, device)
     views.pretrained, views.cache = pretrained, lab.cache / f"views-{_views_key(experiment, pretrained, parts)}.npz"
     strength, tuned = experiment.strength, None
     if strength == "auto":

@@ -87,7 +87,8 @@ def experiments(order: Order) -> list[tuple[Arm, list[Experiment]]]:
         )
 
     named = {arm.name: arm for arm in arms}  # an arm that changes nothing has the runs of the one it is the same as
-    return [(arm, [experiment(named.get(arm.same_as, arm), seed) for seed in range(order.seeds)]) for arm in arms]
+    asked = [[experiment(named.get(arm.same_as, arm), seed) for seed in range(order.seeds)] for arm in arms]
+    return list(zip(comparison.marked(arms, order.training), asked, strict=True))
 
 
 def start(lab: Lab, order: Order, source: str = "", *, device: str = "auto") -> str:

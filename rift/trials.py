@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rift import train, tuning
+from rift import dataset, train, tuning
 from rift.config import Experiment
 from rift.dataset import ImageSet, Split
 from rift.errors import RunError
@@ -45,7 +45,8 @@ def choose(
             short, strength = settled(experiment, value)
             short = _shortened(short, path.epochs)
             if views is None:
-                views = Views(pixels[known], images.labels[known], short.training, experiment.seed, device)
+                labels = dataset.taught(images, known, short.training, experiment.seed)
+                views = Views(pixels[known], labels, short.training, experiment.seed, device)
                 views.pretrained = pretrained
             run.append("trial", trial=number + 1, trials=path.trials, what=what, value=value)
             logits = _trial(run, short, strength, pretrained, task, views, pixels[unseen], images.labels[unseen])

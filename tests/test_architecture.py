@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = (
     "errors config",
-    "catalog archive images model similarity statistics figures vocabulary runs findings stratify",
+    "catalog lessons archive images model similarity statistics figures vocabulary runs findings stratify",
     "review table snapshot views captures verdict layers",
     "dataset labeled differences",
     "upload backbones tasks methods regularizers natural samples trained",
@@ -21,7 +21,7 @@ FLOORS = (
     "recipe report comparison estimate measurement",
     "jobs",
     "service following",
-    "api ask naming measuring",
+    "api ask naming measuring exercises",
     "sweeping example calibration",
     "cli ui",
     "__main__",

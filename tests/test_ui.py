@@ -216,6 +216,7 @@ def test_a_set_of_findings_is_summed_up_finding_by_finding(served, lab):
         {"training": Training(epochs=3, learning_rate=1e-5, augment="none", split_seed=7), "strengths": (0.25,)},
         {"regularizers": (Choice(name="rift", options={"statistics": "running"}),), "seeds": 3},
         {"training": Training(shots=5, balanced=True)},
+        {"training": Training(shuffle_labels=True)},
         {"methods": (Choice(name="linear"),), "backbone": Choice(name="embedded", options={"init": "random"})},
     ],
 )

@@ -82,3 +82,23 @@ def test_report_and_numbers_can_be_taken_away(page, server):
     assert json.loads(got["comparison.json"]) == service.result(example, name)
     assert "phantoms-blood-smear" in got["report.html"] and str(server.root) not in got["report.html"]
     assert got["report.html"].rstrip().endswith("</html>")
+
+
+def test_nothing_is_missed_where_every_other_host_is_blocked(server, visit, chromium):
+    """Fonts, scripts and styles are the app's own: the page is whole on a machine without a network."""
+    context, blocked = chromium.new_context(viewport={"width": 1280, "height": 900}), []
+
+    def guard(route) -> None:
+        if route.request.url.startswith(f"{server.url}/"):
+            route.continue_()
+        else:
+            blocked.append(route.request.url)
+            route.abort()
+
+    context.route("**/*", guard)
+    page = visit(server, context=context)
+    for name in ("Train", "Watch", "Compare", "Learn"):
+        tab(page, name)
+    expect(page.get_by_role("heading", name="Break it")).to_be_visible()
+    assert not [address for address in blocked if not address.startswith(("data:", "blob:"))]
+    context.close()

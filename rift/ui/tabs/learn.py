@@ -9,61 +9,24 @@ from typing import Any
 import gradio as gr
 from markupsafe import Markup
 
-from rift import catalog, example, overview, report
+from rift import catalog, example, lessons, overview, report
 from rift.backbones import embedded
 from rift.config import Choice
+from rift.ui import exercise
 from rift.ui.state import App
 from rift.ui.widgets import PRIVATE, html, join
 
 TITLE, ORDER = "5 Learn", 5
-CARDS = (
-    (
-        "What finetuning does",
-        "A model that has seen millions of everyday photos is trained on a few hundred medical images. It learns them, and "
-        "on the way its picture of the world moves. Nothing in the medical loss asks it to remember.",
-    ),
-    (
-        "What RIFT adds",
-        "A penalty: the covariance of the model's embeddings should stay as it was, up to a rotation. Images then keep their "
-        "arrangement to each other. The paper is arXiv 2503.07399; its full text and code were not at hand, so the reading is "
-        "ours, and each place where we chose is named in the help of the regularizer.",
-    ),
-    (
-        "Similarity: CKA",
-        "1 means that the finetuned model arranges the same images in the same way as the pretrained one, rotation and scale "
-        "aside; about 0 means unrelated. It does not say that predictions are right. The debiased one is shown, because the "
-        "plain one is high by chance when images are few.",
-    ),
-    (
-        "PCA",
-        "A shadow of the embeddings in two dimensions, the same basis and axes for every model. Much of the spread is lost, so "
-        "distances can mislead; the axes say how much is left.",
-    ),
-    (
-        "Zero-shot",
-        "Can the model still name everyday things that finetuning never showed it? Here the word means predicted from text, "
-        "never trained on during finetuning. The embedded model saw photos of 200 of its 1000 names when it was made.",
-    ),
-    (
-        "Is a difference real?",
-        "With 20 test images, one image is five points. Every number has its n and its interval, and 'not distinguishable' is "
-        "an answer: it does not mean equal. One seed speaks of two runs, two of nothing; three or more speak of the methods.",
-    ),
-)
-LIMITS = """
-<div class="rift"><h2>Limits</h2><ul class="limits">
-<li><b>Not for clinical use.</b> This compares models on the images it is given. It diagnoses nothing.</li>
-<li>RIFT may lose. Where it does, the verdict says so in the same words as where it wins.</li>
-<li>The example is synthetic: drawings made by code, so that nobody's images are in it.</li>
-<li>A low penalty is a brake, not proof that old abilities are intact. That is why they are measured apart.</li></ul>
-<h2>Sources</h2><ul class="limits">
-<li>Representation Invariance FineTuning (RIFT), arXiv 2503.07399</li>
-<li>What Happens During Finetuning of Vision Transformers, arXiv 2307.06006</li>
-<li>Similarity of Neural Network Representations Revisited (CKA), arXiv 1905.00414</li></ul>
+ABOUT = """
+<div class="rift"><h2>Limits</h2><ul class="limits">{limits}</ul>
+<h2>Glossary</h2><dl class="glossary">{glossary}</dl>
+<h2>For a lecturer</h2><p class="about">{lesson}</p>
+<h2>Sources</h2><h3>Papers</h3><ul class="limits">{papers}</ul><h3>Images and models</h3><ul class="limits">{data}</ul>
+<h3>Libraries and their licenses</h3><p class="about">{libraries}. This app: Apache-2.0.</p>
 <h2>Privacy</h2><p>Images, models and results stay in a folder of the machine that runs this page. The page asks no other host for
-anything, counts nobody, and keeps in your browser only which images and which comparison you last looked at.</p></div>
+anything, counts nobody, and keeps in your browser only which images and which comparison you last looked at, and what you
+predicted in an exercise.</p></div>
 """
-
 
 MEASURED = """
 <div class="rift"><h2>Measured on real sets</h2><p class="about">{model} on {n} medical sets that are not part of
@@ -81,14 +44,43 @@ COLUMNS = (
 
 
 def build(app: App) -> None:
-    """Fill the tab with cards, and with what was measured on real sets; nothing in it depends on a run."""
-    cards = [{"title": title, "text": text} for title, text in CARDS]
-    gr.HTML(html('<div class="rift cards">{cards}</div>', cards=join("<section><h3>{title}</h3><p>{text}</p></section>", cards)))
+    """Fill the tab: cards, exercises, toys, what was measured on real sets, and the small print. Only the exercises need runs."""
+    cards = [{"title": title, "text": text} for title, text in lessons.CARDS]
+    gr.HTML(
+        html(
+            '<div class="rift"><h2>Six ideas</h2></div><div class="rift cards">{cards}</div>',
+            cards=join("<section><h3>{title}</h3><p>{text}</p></section>", cards),
+        )
+    )
+    gr.HTML(
+        '<div class="rift"><h2>Break it</h2><p class="about">Four exercises. Predict first, then train it for real on the chosen '
+        "images, then see what these runs say; they may contradict the expectation.</p></div>"
+    )
+    exercise.build(app)
     gr.HTML('<div class="rift"><h2>Try it</h2><p class="about">Small models that run in this page; move the slider.</p></div>')
     for name in catalog.names("toys"):
         _toy(name)
     gr.HTML(_measured())
-    gr.HTML(LIMITS)
+    gr.HTML(_about())
+
+
+def _about() -> Markup:
+    """Return limits, glossary, lesson plan and sources."""
+
+    def listed(sources: tuple[lessons.Source, ...]) -> Markup:
+        return join("<li>{name}: {about}</li>", [one._asdict() for one in sources])
+
+    return html(
+        ABOUT,
+        limits=join("<li><b>{head}</b> {text}</li>", [{"head": head, "text": text} for head, text in lessons.LIMITS]),
+        glossary=join(
+            "<div><dt>{term}</dt><dd>{text}</dd></div>", [{"term": term, "text": text} for term, text in lessons.GLOSSARY.items()]
+        ),
+        lesson=lessons.LESSON,
+        papers=listed(lessons.PAPERS),
+        data=listed(lessons.DATA),
+        libraries=", ".join(f"{name} ({terms})" for name, terms in lessons.LIBRARIES.items()),
+    )
 
 
 def _toy(name: str) -> None:
@@ -118,7 +110,7 @@ def _measured() -> Any:
         return ""
     sets = json.loads(example.MEASURED.read_text())["sets"]
     now = hashlib.sha256(embedded.PATH.read_bytes()).hexdigest()
-    rows = [_row(one, arm, first=i == 0) for one in sets for i, arm in enumerate(one["arms"])]
+    rows = [_row(one, arm) for one in sets for arm in one["arms"]]
     verdicts = [
         {"text": f"{one['name']}: {found['sentence']}"} for one in sets for found in overview.verdicts(one) if found["verdict"]
     ]
@@ -138,7 +130,8 @@ def _measured() -> Any:
     )
 
 
-def _row(one: dict[str, Any], arm: dict[str, Any], first: bool) -> Markup:
+def _row(one: dict[str, Any], arm: dict[str, Any]) -> Markup:
+    """Return an arm's numbers; the first one names the set for all arms of it."""
     cells = [
         {
             "mean": report.number(arm["mean"][key]),
@@ -146,10 +139,15 @@ def _row(one: dict[str, Any], arm: dict[str, Any], first: bool) -> Markup:
         }
         for key, _ in COLUMNS
     ]
+    head = html(
+        '<th scope="rowgroup" rowspan="{arms}">{name}<small>{n}</small></th>',
+        arms=len(one["arms"]),
+        name=one["name"],
+        n=f"{one['classes']} classes, {one['counts']['test']} test images",
+    )
     return html(
-        '<tr><th scope="row">{name}<small>{n}</small></th><td>{arm}</td>{cells}</tr>',
-        name=one["name"] if first else "",
-        n=f"{one['classes']} classes, {one['counts']['test']} test images" if first else "",
+        "<tr>{head}<td>{arm}</td>{cells}</tr>",
+        head=head if arm is one["arms"][0] else "",
         arm=arm["name"],
         cells=join("<td>{mean}<small>{error}</small></td>", cells),
     )
