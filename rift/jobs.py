@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
@@ -85,6 +87,12 @@ def next_run(lab: Lab, ids: list[str] | None = None) -> Run | None:
     """Return the oldest queued run, among `ids` where given and then in their order."""
     runs = [lab.run(name) for name in ids] if ids is not None else lab.runs()
     return next((run for run in runs if run.state == "queued"), None)
+
+
+def ahead(lab: Lab, mine: Collection[str]) -> set[str]:
+    """Return the runs of others that the queue takes up before the first of mine."""
+    before = itertools.takewhile(lambda run: run.id not in mine, lab.runs())
+    return {run.id for run in before if run.state not in ENDED}
 
 
 def stop(job: Run | measurement.Measurement) -> None:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = (
     "errors config",
     "catalog archive images model similarity statistics figures vocabulary runs findings stratify",
-    "review table snapshot views captures verdict layers",
+    "review table snapshot views captures verdict layers places",
     "dataset labeled differences",
     "upload backbones tasks methods regularizers natural samples trained",
     "train diagnostics toys pretrain measures tradeoff tuning overview",
@@ -21,8 +21,8 @@ FLOORS = (
     "recipe report comparison estimate measurement",
     "jobs",
     "service following",
-    "api ask naming measuring",
-    "sweeping example calibration",
+    "api ask naming measuring watching",
+    "sweeping example calibration remote",
     "cli ui",
     "__main__",
 )
