@@ -19,6 +19,7 @@ from rift.runs import ENDED, Lab, Run, is_held
 
 NICE = 10  # a page with 50 visitors stayed responsive beside training at this priority, and did not at normal priority
 START_SECONDS = 15.0  # a worker that died while it was starting is not replaced before
+IN_EVENT = "in-event"  # the device of a page that does the work itself, as `lending` has it
 STOP_SECONDS = 0.8  # a step may take longer than a person waits; then the process is ended and the checkpoint stands
 
 
@@ -67,7 +68,12 @@ def work(lab: Lab, device: str = "auto", ids: list[str] | None = None) -> None:
 
 
 def ensure_worker(lab: Lab, device: str = "auto") -> None:
-    """Start the lab's worker where something is queued and none is at work; ask as often as you like, it starts one at a time."""
+    """Start the lab's worker where something is queued and none is at work; ask as often as you like, it starts one at a time.
+
+    None is started where the device is IN_EVENT.
+    """
+    if device == IN_EVENT:
+        return
     states = [*(run.state for run in lab.runs()), *(one.state for one in measurement.queue(lab))]
     if "queued" not in states:
         return

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -168,10 +168,10 @@ def status(lab: Lab, name: str, *, device: str = "auto") -> Status:
         state, message = _ended(queue, states, names)
         return Status(state, 1.0, None, message, version, states.count("done"))
     jobs.ensure_worker(lab, device)
-    sizes, asked = _sizes(lab.root, name), name
-    reached = [estimate.reached(run, event, sizes) for run, event in zip(queue, events, strict=True)]
+    many, asked = sizes(lab.root, name), name
+    reached = [estimate.reached(run, event, many) for run, event in zip(queue, events, strict=True)]
     progress = sum(map(estimate.share, states, reached)) / len(queue)
-    left = estimate.seconds_left(lab, queue, states, reached, sizes)
+    left = estimate.seconds_left(lab, queue, states, reached, many)
     now = next((i for i in waiting if states[i] != "queued"), waiting[0])
     name, event, place = names[queue[now].id], events[now], f"run {now + 1} of {len(queue)}"
     if states[now] != "queued":
@@ -198,7 +198,7 @@ def _taken_up(lab: Lab, run: Run) -> str:
     return run.state
 
 
-def _place(lab: Lab, mine: str, ahead: Collection[str]) -> int:
+def _place(lab: Lab, mine: str, ahead: set[str]) -> int:
     """Return the place in line of a comparison, the one at work counted, where these runs come first."""
     others = [other for other in comparisons(lab) if other != mine]
     return 1 + max(1, sum(not ahead.isdisjoint(one for _, ids in _run_ids(lab.root, other) for one in ids) for other in others))
@@ -274,7 +274,8 @@ def _sets(lab: Lab, order: Order) -> tuple[ImageSet, ImageSet, Split]:
 
 
 @lru_cache(maxsize=256)
-def _sizes(root: Path, name: str) -> estimate.Sizes:
+def sizes(root: Path, name: str) -> estimate.Sizes:
+    """Return how many images a comparison of the lab at `root` has, as an estimate needs it."""
     lab = Lab(root)
     return estimate.sizes(*_sets(lab, order_of(lab, name)[0]))
 

@@ -20,9 +20,9 @@ FLOORS = (
     "trials reference",
     "recipe report comparison estimate measurement",
     "jobs",
-    "service following",
+    "service following notebook",
     "api ask naming measuring watching",
-    "sweeping example calibration remote",
+    "sweeping example calibration remote lending",
     "cli ui",
     "__main__",
 )

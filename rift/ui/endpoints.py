@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 from gradio.utils import get_upload_folder
 
-from rift import remote
+from rift import jobs, remote
 from rift.errors import UserError
 from rift.ui.state import App
 
@@ -19,13 +19,17 @@ STARTS_AT_ONCE = 2  # an upload is read in the request: a few at a time
 def build(app: App) -> None:
     """Add the endpoints to the page."""
 
+    def device() -> str:
+        """Where a page does the worker's work, callers without one get a worker on the CPU."""
+        return "cpu" if app.device == jobs.IN_EVENT else app.device
+
     def start(data: str | dict, settings: dict | None = None) -> str:
         """Start a comparison and return its id. data: "sample:NAME", the digest of a set that is here, or an uploaded file
         (gradio_client's handle_file). settings: options of `python -m rift compare` by name, such as {"epochs": 3, "seeds": 3,
         "regularizer": ["rift", "rsc"], "strength": "auto", "set": {"shots": 10}}."""
         files: list[Path] = []
         try:
-            return remote.start(app.lab, data, settings, device=app.device, uploaded=functools.partial(_uploaded, files))
+            return remote.start(app.lab, data, settings, device=device(), uploaded=functools.partial(_uploaded, files))
         finally:
             for path in files:
                 path.unlink(missing_ok=True)
@@ -33,7 +37,7 @@ def build(app: App) -> None:
     def status(run: str) -> dict:
         """Return {state, progress, seconds_left, message}: state is queued, preparing, training, evaluating, done, stopped,
         failed or lost, progress lies in [0, 1], seconds_left is null where nobody can know."""
-        return remote.status(app.lab, run, device=app.device)
+        return remote.status(app.lab, run, device=device())
 
     def stop(run: str) -> None:
         """Stop a comparison within a second. What is done is kept; the same start again goes on from there."""
