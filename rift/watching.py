@@ -131,7 +131,8 @@ def _lines(events: Iterator[dict[str, Any]], called: str, key: str) -> Iterator[
                 yield Line(now, f"{called} was stopped. What is done is kept.")
             case {"event": "end", "state": "failed"}:
                 yield Line(now, f"{called} failed: {event.get('message') or 'no reason was noted.'}", True)
-        last = now
+        if event["event"] != "queued":  # to be asked to go on is no work
+            last = now
 
 
 def _numbers(event: Mapping[str, Any], key: str) -> str:

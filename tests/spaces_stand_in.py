@@ -99,8 +99,8 @@ def forbid_cuda(monkeypatch: Any) -> None:
     monkeypatch.setattr(torch.cuda, "_lazy_init", reached)
 
 
-@pytest.fixture
-def spaces(monkeypatch) -> StandIn:
+@pytest.fixture(name="spaces")
+def lent_gpus(monkeypatch) -> StandIn:
     """ZeroGPU as far as this machine can be it."""
     one = StandIn()
     one.__spec__ = importlib.util.spec_from_loader("spaces", None)

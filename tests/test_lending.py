@@ -15,7 +15,7 @@ from rift.config import Choice, Training
 from rift.runs import Lab
 from rift.service import Order
 from tests import methods_toys
-from tests.spaces_stand_in import StandIn, spaces  # noqa: F401
+from tests.spaces_stand_in import StandIn, lent_gpus  # noqa: F401
 
 
 @pytest.fixture
@@ -93,12 +93,12 @@ def test_a_refusal_ends_in_words_and_the_cpu_can_go_on(spaces, lab, limit, says,
 
 
 def test_what_cannot_fit_into_a_call_is_not_asked_for(spaces, lab, monkeypatch):
-    monkeypatch.setattr(lending, "MOST_SECONDS", 10)
+    monkeypatch.setattr(lending.estimate, "seconds", lambda *given: 3000.0)
     name = service.start(lab, order(lab), device=jobs.IN_EVENT)
     lending.work(lab, name, call(spaces))
     runs = service.runs(service.arms(lab, name))
     assert spaces.asked == [] and {run.end()["code"] for run in runs} == {"run.quota"}
-    assert "one call gets 10 s at most" in runs[0].end()["message"]
+    assert "needs about 460 s on the GPU, and one call gets 120 s at most" in runs[0].end()["message"]
 
 
 def test_a_call_that_is_cut_off_is_taken_up_from_its_checkpoint(spaces, lab):

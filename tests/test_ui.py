@@ -25,7 +25,7 @@ from rift.ui import hosted, widgets
 from rift.ui.files import Files
 from rift.ui.state import duration
 from rift.ui.tabs import train, watch
-from tests.spaces_stand_in import spaces  # noqa: F401
+from tests.spaces_stand_in import lent_gpus  # noqa: F401
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 
@@ -256,7 +256,7 @@ def test_the_command_asks_for_the_same_experiments(order, monkeypatch):
     ]
 
 
-def test_where_gpus_are_lent_the_page_adds_an_event_and_nothing_elsewhere(spaces, monkeypatch):  # noqa: F811
+def test_where_gpus_are_lent_the_page_adds_an_event_and_nothing_elsewhere(spaces, monkeypatch):
     class App:
         device, memory = "auto", None
 

@@ -126,13 +126,13 @@ def test_the_slider_follows_the_newest_epoch_unless_one_steps_back(lab, done, mo
     one = object.__new__(moving.Map)  # without a page around it
     one.app = app
     slider, _, play, plot, said = one._follow("lab/x 3 6", 0, True)
-    assert (slider["value"], slider["maximum"], slider["visible"], play["visible"]) == (3, 3, True, True)
-    assert one._follow("lab/x 3 6", 1, False)[0]["value"] == 1
+    assert (slider.value, slider.maximum, slider.visible, play.visible) == (3, 3, True, True)
+    assert one._follow("lab/x 3 6", 1, False)[0].value == 1
     assert one._step("lab/x 3 6", 2)[0] is False and one._step("lab/x 3 6", 3)[0] is True
     monkeypatch.setattr(moving, "FRAME_SECONDS", 0)
     assert [frame[0] for frame in one._play("lab/x 3 6")] == [0, 1, 2, 3]
     slider, _, _, plot, said = one._follow("", 0, True)
-    assert not slider["visible"] and said == "" and "older" in plot.layout.annotations[0].text.replace("<br>", " ")
+    assert not slider.visible and said == "" and "older" in plot.layout.annotations[0].text.replace("<br>", " ")
 
 
 def test_what_happened_is_told_in_words_newest_first(fresh):
@@ -161,7 +161,7 @@ def test_what_happened_is_told_in_words_newest_first(fresh):
         "none, epoch 2 of 3: nothing could be measured.",
         "none tries a strength of 0.3, trial 2 of 5.",
         "none took up its work at step 3, where its last checkpoint is.",
-        "none goes on after a break of 30 s.",
+        "none goes on after a break of 2 min.",
         "none, epoch 1 of 3: accuracy 0.750, similarity to the pretrained model 0.50.",
         "none started on the CPU.",
     ]
