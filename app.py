@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -18,6 +19,9 @@ def main() -> int:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where runs are trained")
     chosen = parser.parse_args()
 
+    if os.environ.get("SPACES_ZERO_GPU"):  # there it has to come before torch
+        with suppress(ImportError):
+            import spaces  # noqa: F401
     from rift.errors import UserError
     from rift.ui import serve
 

@@ -15,6 +15,7 @@ from rift.comparison import Arm
 from rift.config import PRESETS, SHUFFLED, Choice, Strength, Training
 from rift.errors import RunError, SettingError, of_code
 from rift.following import Say
+from rift.notebook import Comparison
 from rift.runs import SCHEMA, Lab, write_json
 from rift.service import Order
 
@@ -37,8 +38,10 @@ def compare(
     workers: int = 1,
     document_name: str = "comparison.json",
     say: Say = lambda text: None,
-) -> dict[str, Any]:
+) -> Comparison:
     """Finetune every arm from every seed, write the document and `report.html` into `out`, and return the document.
+
+    It is a dict that has `figures`, `verdicts`, `table` and `report` besides, and shows itself in a notebook.
 
     `data` and `natural` are what `contract.md` calls DATA; the arm `none` is always there; `task` is the one that the labels ask
     for, unless another is named. Raises any UserError, and then leaves nothing half stored; `run.stopped` after Ctrl-C, with all
@@ -79,7 +82,8 @@ def compare(
         if arm.note:
             say(arm.note)
     following.finish(here, service.runs(arms), names, device, workers, say)
-    return _publish(here, arms, images, others, parts, out, document_name)
+    document = _publish(here, arms, images, others, parts, out, document_name)
+    return Comparison(document, lab=here.root, report=out / "report.html")
 
 
 def _read(

@@ -51,6 +51,7 @@ class Data:
     batch_size: int = 64
     task: Task | None = None  # the loss and the scores that the run was trained with
     progress: Callable[[int, int, str], None] = lambda done, total, what: None  # for people; how much of all is left is told too
+    spared: Callable[[], None] = lambda: None  # told of each part that was kept from an earlier time, and so took none now
     epochs: tuple[int, ...] = ()  # those whose weights the run kept
     at_epoch: Callable[[int], Classifier] | None = None  # the model as it was after one of them, as a new object
     cache: Path | None = None  # the lab's, where `shared` keeps what runs have in common; without one each run has its own
@@ -64,7 +65,9 @@ class Data:
     def part(self, name: str, compute: Callable[[], Mapping[str, np.ndarray]]) -> Arrays:
         """Return the arrays of one part: kept ones where they are, else what `compute` gives, which is then kept."""
         path = self.folder / f"{name}.npz"
-        if not path.exists():
+        if path.exists():
+            self.spared()
+        else:
             write(path, compute())
         return read(path)
 

@@ -6,6 +6,7 @@ Nothing is guessed: where neither says anything, the answer is None until the ru
 from __future__ import annotations
 
 import functools
+import json
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from rift.dataset import ImageSet, Split
 from rift.runs import ENDED, Lab, Run
 
 START_SECONDS = 6.0  # a worker's imports, once
+NEWEST_STEPS = 20  # whose median tells how fast a run is now
 PASSES = 3  # a training step costs about three forward passes: one forward, two back
 
 
@@ -132,24 +134,51 @@ def share(state: str, event: dict[str, Any]) -> float:
     kind = event.get("event", "")
     done = event[kind] / event[f"{kind}s"] if kind in ("step", "epoch") else 0.0
     before = TRIALS if event.get("tuned") else 0.0
-    return 0.0 if state == "queued" else 0.05 + 0.9 * (before + (1 - before) * done)
+    return 0.0 if state == "queued" and not done else 0.05 + 0.9 * (before + (1 - before) * done)
+
+
+def reached(run: Run, event: dict[str, Any], sizes: Sizes) -> dict[str, Any]:
+    """Return the event that says how far a run is: its last one or, before the first step of an attempt, what it goes on from.
+
+    That is its newest checkpoint, or the trials that it keeps: steps after them are done again.
+    """
+    if event.get("event") not in ("queued", "start", "stage", "resume") or event.get("stage") == "evaluating":
+        return event
+    experiment, saved = run.experiment, max((run.path / "checkpoint").glob("step-*.pt"), default=None)
+    tuned = {"tuned": True} if experiment.strength == "auto" else {}
+    if saved is not None:
+        return {"event": "step", "step": int(saved.stem[5:]), "steps": steps(experiment, sizes.train), **tuned}
+    if tuned and (run.path / "trials.json").exists():
+        what = tuning.tuned(experiment.regularizer.name)
+        trials = tuning.plan(what, experiment.training.epochs, sizes.train, sizes.validation).trials
+        return {"event": "trial", "trial": 1 + len(json.loads((run.path / "trials.json").read_bytes())), "trials": trials}
+    return event
 
 
 def seconds_left(
     lab: Lab, runs: Sequence[Run], states: Sequence[str], events: Sequence[dict[str, Any]], sizes: Sizes
 ) -> float | None:
-    """Return the time until these runs end; the newest step of the one at work says more than `seconds` could."""
-    now = next((event["milliseconds"] for event in events if event.get("event") == "step"), None)
+    """Return the time until these runs end; `events` are what each has `reached`.
+
+    The newest steps of a run that is at work, or was stopped at it, say more of all that are alike than `seconds` could.
+    """
+    timed: dict[tuple[str, ...], float] = {}
+    for run, state in zip(runs, states, strict=True):
+        if state not in ENDED and (newest := run.last_events("step", NEWEST_STEPS)):
+            timed[_key(run.experiment)] = float(np.median([one["milliseconds"] for one in newest]))
     total = 0.0
     for run, state, event in zip(runs, states, events, strict=True):
         if state in ENDED or state == "evaluating":
             continue
-        step = now or step_milliseconds(lab, run.experiment)
-        whole = _run_seconds(run.experiment, step, sizes)
+        experiment = run.experiment
+        step = timed.get(_key(experiment)) or step_milliseconds(lab, experiment)
+        whole = _run_seconds(experiment, step, sizes)
         if step is None or whole is None:
             return None
-        done = event.get("step", 0) if event.get("event") == "step" else 0
-        total += whole - done * step / 1000 - _trials_done(run.experiment, step, sizes, event)
+        done = event["step"] if event.get("event") == "step" else 0
+        if event.get("event") == "epoch":
+            done = round(steps(experiment, sizes.train) * event["epoch"] / event["epochs"])
+        total += whole - done * step / 1000 - _trials_done(experiment, step, sizes, event)
     return total
 
 

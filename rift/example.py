@@ -22,7 +22,7 @@ from rift.runs import SCHEMA, Lab, write_bytes, write_json
 ASSETS = Path(__file__).parents[1] / "assets"
 PATH, MEASURED = ASSETS / "example", ASSETS / "measured.json"
 SAMPLE = "sample:phantoms"
-KEPT = ("experiment.json", "events.jsonl", "result.json", "predictions.csv", "weights.safetensors", "measures/*.json")
+KEPT = ("experiment.json", "*.jsonl", "result.json", "predictions.csv", "weights.safetensors", "measures/*.json")
 NUMBERS = ("accuracy", "balanced_accuracy", "cka_debiased", "cka_natural_debiased", "natural_accuracy", "natural_agreement")
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from rift.runs import ENDED, Lab, Run, is_held
 
 NICE = 10  # a page with 50 visitors stayed responsive beside training at this priority, and did not at normal priority
 START_SECONDS = 15.0  # a worker that died while it was starting is not replaced before
+IN_EVENT = "in-event"  # the device of a page that does the work itself, as `lending` has it
 STOP_SECONDS = 0.8  # a step may take longer than a person waits; then the process is ended and the checkpoint stands
 
 
@@ -65,7 +68,12 @@ def work(lab: Lab, device: str = "auto", ids: list[str] | None = None) -> None:
 
 
 def ensure_worker(lab: Lab, device: str = "auto") -> None:
-    """Start the lab's worker where something is queued and none is at work; ask as often as you like, it starts one at a time."""
+    """Start the lab's worker where something is queued and none is at work; ask as often as you like, it starts one at a time.
+
+    None is started where the device is IN_EVENT.
+    """
+    if device == IN_EVENT:
+        return
     states = [*(run.state for run in lab.runs()), *(one.state for one in measurement.queue(lab))]
     if "queued" not in states:
         return
@@ -85,6 +93,12 @@ def next_run(lab: Lab, ids: list[str] | None = None) -> Run | None:
     """Return the oldest queued run, among `ids` where given and then in their order."""
     runs = [lab.run(name) for name in ids] if ids is not None else lab.runs()
     return next((run for run in runs if run.state == "queued"), None)
+
+
+def ahead(lab: Lab, mine: Collection[str]) -> set[str]:
+    """Return the runs of others that the queue takes up before the first of mine."""
+    before = itertools.takewhile(lambda run: run.id not in mine, lab.runs())
+    return {run.id for run in before if run.state not in ENDED}
 
 
 def stop(job: Run | measurement.Measurement) -> None:

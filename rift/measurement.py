@@ -115,23 +115,19 @@ def carry_out(asked: Measurement, device: torch.device) -> None:
 def _measure(asked: Measurement, choice: Choice, name: str, arm: str, place: int, of: int, device: torch.device) -> None:
     """Measure one run and tell how far it is; raises `run.stopped` when asked to stop."""
     began, where = time.monotonic(), {"arm": arm, "place": place, "of": of}
-    first: list[float] = []  # when the first part was told and how many were done then: kept parts took no time now
     told = [0.0]
 
-    def tell(done: int, total: int, what: str) -> None:
+    def tell(done: int, total: int, what: str, each: float | None) -> None:
         if asked.stop_requested:
             raise RunError("run.stopped", "Stopped; what was done is kept.")
         now = time.monotonic()
-        if total and not first:
-            first.extend((now, done))
         if now - told[0] < TELL_SECONDS and told[0]:
             return
-        told[0], fresh = now, done - first[1] if first else 0
-        each = (now - first[0]) / fresh if fresh > 0 else None
+        told[0] = now
         left = None if each is None else round(each * (total - done + total * (of - place - 1)), 1)
         asked.append("progress", **where, done=done, total=total, what=what, left=left)
 
-    tell(0, 0, "")  # before the models are loaded
+    tell(0, 0, "", None)  # before the models are loaded
     measures.measure_again(asked.lab, asked.lab.run(name), choice, device=device, tell=tell)
     _remember(asked.lab, choice, time.monotonic() - began)
 

@@ -22,7 +22,7 @@ from rift.runs import SCHEMA, Lab, Run, write_json
 from rift.snapshot import Snapshot
 
 Say = Callable[[str], None]
-Tell = Callable[[int, int, str], None]
+Tell = Callable[[int, int, str, float | None], None]
 SAY_SECONDS = 1.0
 REMOVED = ("natural_accuracy", "cka_debiased", "cka_natural_debiased")
 
@@ -44,12 +44,13 @@ def measure_again(
     *,
     device: torch.device | str = "cpu",
     say: Say = lambda text: None,
-    tell: Tell = lambda done, total, what: None,
+    tell: Tell = lambda done, total, what, each: None,
 ) -> dict[str, Any]:
     """Measure one diagnostic on a finished run with these checked settings, keep the document in the run and return it.
 
     One that captures runs the models first, unless its arrays are kept from an earlier time; how far it is goes to `tell` as
-    parts done, parts in all and what they are, and now and then to `say` as a sentence. Raises `run.missing` for a run without
+    parts done, parts in all, what they are and the seconds that one takes (None while nobody can know), and now and then to
+    `say` as a sentence. Raises `run.missing` for a run without
     its arrays, `data.missing` where its images were deleted, `run.memory`, and what the diagnostic and `tell` raise.
     """
     if catalog.captures(diagnostic.name):
@@ -70,14 +71,14 @@ def captured(
     *,
     device: torch.device,
     say: Say = lambda text: None,
-    tell: Tell = lambda done, total, what: None,
+    tell: Tell = lambda done, total, what, each: None,
 ) -> captures.Arrays:
     """Return what a diagnostic computes with the models of a finished run, kept in `captures/` by its settings."""
     ours, _ = _settings(diagnostic)
 
     def compute(parts: Any) -> Any:
         pretrained, finetuned = copy.deepcopy(trained.pretrained(run)).to(device), trained.build(lab, run).to(device)
-        images = _images(lab, run, pretrained.pixels)
+        images, pace = _images(lab, run, pretrained.pixels), _Pace(diagnostic.name, say, tell)
         data = Data(
             *images,
             natural_head=pretrained.natural_head(images[2].classes),
@@ -85,7 +86,8 @@ def captured(
             seed=run.experiment.seed,
             device=device,
             task=catalog.door("tasks", run.experiment.task.name)(images[1].classes, **run.experiment.task.options),
-            progress=_progress(diagnostic.name, say, tell),
+            progress=pace.progress,
+            spared=pace.spared,
             epochs=trained.epochs(run),
             at_epoch=lambda epoch: trained.build(lab, run, epoch).to(device),
             cache=lab.cache,
@@ -111,24 +113,30 @@ def _settings(diagnostic: Choice) -> tuple[dict[str, Any], dict[str, Any]]:
     return ours, {key: value for key, value in diagnostic.options.items() if key not in names}
 
 
-def _progress(name: str, say: Say, tell: Tell) -> Tell:
-    """Return what tells how far a capture is: each time to `tell`, now and then with the time left to people."""
-    began: list[float] = []  # time and parts done when first told: parts kept from an earlier time took no time now
-    told = [0.0]
+class _Pace:
+    """Tells how far a capture is: each time to `tell`, now and then with the time left to people.
 
-    def progress(done: int, total: int, what: str) -> None:
-        tell(done, total, what)
+    The clock begins anew after a part that was kept from an earlier time: it took none now, and says nothing of those to come.
+    """
+
+    def __init__(self, name: str, say: Say, tell: Tell):
+        self.name, self.say, self.tell = name, say, tell
+        self.began: tuple[float, int] | None = None  # time and parts done
+        self.said = 0.0
+
+    def spared(self) -> None:
+        self.began = None
+
+    def progress(self, done: int, total: int, what: str) -> None:
         now = time.monotonic()
-        if not began:
-            began.extend((now, done))
-        if now - told[0] < SAY_SECONDS and told[0]:
-            return
-        told[0] = now
-        fresh = done - began[1]
-        left = f", about {(now - began[0]) / fresh * (total - done):.0f} s left" if fresh > 0 else ""
-        say(f"{name}: {done} of {total} {what}{left}")
-
-    return progress
+        self.began = self.began or (now, done)
+        fresh = done - self.began[1]
+        each = (now - self.began[0]) / fresh if fresh > 0 else None
+        self.tell(done, total, what, each)
+        if now - self.said >= SAY_SECONDS or not self.said:
+            self.said = now
+            left = "" if each is None else f", about {each * (total - done):.0f} s left"
+            self.say(f"{self.name}: {done} of {total} {what}{left}")
 
 
 def _images(lab: Lab, run: Run, size: int) -> tuple[Images, Images, Images]:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from safetensors.torch import save as to_safetensors
 
-from rift import catalog, dataset, measures, reference, similarity, train, trained, trials
+from rift import catalog, dataset, measures, places, reference, similarity, train, trained, trials
 from rift.config import Experiment, digest
 from rift.errors import RunError, UserError
 from rift.model import Backbone, Classifier, Task, fingerprint, trainable
@@ -78,7 +78,9 @@ def _execute(run: Run, lab: Lab, device: torch.device) -> bool:
 
     run.append("stage", stage="training")
     probe = parts.validation[:PROBE]
-    evaluate = _evaluator(state, task, pixels[probe], images.labels[probe], before.sets["validation"].embeddings[:PROBE])
+    known = before.sets["validation"].embeddings[:PROBE]
+    note = places.recorder(run, known, images.labels[probe], images.classes)
+    evaluate = _evaluator(state, task, pixels[probe], images.labels[probe], known, note)
     events = train.train(state, task, views, training, strength, experiment.seed, evaluate, stages)
     if not _train(run, state, events, **({"tuned": True} if tuned else {})):
         return False
@@ -182,8 +184,15 @@ def _judge(task: Task, arrays: Arrays) -> dict[str, Any]:
     return {**task.score(kept, truth), "task_loss": float(loss)}
 
 
-def _evaluator(state: train.State, task: Task, pixels: np.ndarray, labels: np.ndarray, before: np.ndarray):
-    """Return a function that scores the probe with the current weights; accuracy, loss and CKA come from one pass."""
+def _evaluator(
+    state: train.State,
+    task: Task,
+    pixels: np.ndarray,
+    labels: np.ndarray,
+    before: np.ndarray,
+    note: Callable[[int, np.ndarray], None],
+) -> Callable[[], dict[str, Any]]:
+    """Return a function that scores the probe with the current weights; accuracy, loss, CKA and `note` share one pass."""
 
     def evaluate() -> dict[str, Any]:
         arrays = capture(state.classifier, pixels, np.arange(len(pixels)).astype(str), labels, task=task)
@@ -193,6 +202,7 @@ def _evaluator(state: train.State, task: Task, pixels: np.ndarray, labels: np.nd
                 numbers[name] = float(function(before, arrays.embeddings))
             except ValueError as error:
                 numbers[name], numbers[f"{name}_reason"] = None, str(error)
+        note(len(state.history) + 1, arrays.embeddings)
         return numbers
 
     return evaluate

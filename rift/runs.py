@@ -74,13 +74,22 @@ class Job:
 
     def last_event(self) -> dict[str, Any]:
         """Return the newest event, read from the end of the file; empty while there is none."""
+        lines = self._tail()
+        return json.loads(lines[-1]) if lines else {}
+
+    def last_events(self, kind: str, most: int) -> list[dict[str, Any]]:
+        """Return the newest events of one kind, oldest first, as far as the end of the file holds them."""
+        lines = [line for line in self._tail() if line.startswith(f'{{"event": "{kind}",'.encode())]
+        return [json.loads(line) for line in lines[-most:]]
+
+    def _tail(self) -> list[bytes]:
+        """Return the last lines, of which the first may lack its beginning; a torn last line is left out."""
         try:
             with (self.path / "events.jsonl").open("rb") as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - 65536))
-                lines = file.read().rpartition(b"\n")[0].splitlines()
+                return file.read().rpartition(b"\n")[0].splitlines()
         except FileNotFoundError:
-            return {}
-        return json.loads(lines[-1]) if lines else {}
+            return []
 
     def append(self, kind: str, **values: Any) -> None:
         """Append one event in a single write; a torn line left by a killed writer is closed first."""
@@ -121,7 +130,7 @@ class Run(Job):
     """One run's directory.
 
     `experiment.json` (once), `events.jsonl` (append-only, one writer), `stop`, `lock` (held while alive), `log.txt`, `*.npz`,
-    `weights.safetensors`, `predictions.csv`, `checkpoint/`, `measures/`, `result.json`.
+    `places.jsonl`, `weights.safetensors`, `predictions.csv`, `checkpoint/`, `measures/`, `result.json`.
     """
 
     @property

@@ -7,9 +7,8 @@ All else follows from the runs' own files, so a reloaded page, a second tab and 
 from __future__ import annotations
 
 import datetime
-import itertools
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -164,14 +163,16 @@ def status(lab: Lab, name: str, *, device: str = "auto") -> Status:
     names = {run.id: arm.name for arm in comparison.trained(chosen) for run in arm.runs}
     states = [_taken_up(lab, run) for run in queue]
     events = [run.last_event() for run in queue]
-    progress = sum(map(estimate.share, states, events)) / len(queue)
     version = digest([states, [(event.get("event"), event.get("time")) for event in events]])[:16]
     waiting = [i for i, state in enumerate(states) if state not in ENDED]
     if not waiting:
         state, message = _ended(queue, states, names)
-        return Status(state, progress, None, message, version, states.count("done"))
+        return Status(state, 1.0, None, message, version, states.count("done"))
     jobs.ensure_worker(lab, device)
-    left = estimate.seconds_left(lab, queue, states, events, _sizes(lab.root, name))
+    many, asked = sizes(lab.root, name), name
+    reached = [estimate.reached(run, event, many) for run, event in zip(queue, events, strict=True)]
+    progress = sum(map(estimate.share, states, reached)) / len(queue)
+    left = estimate.seconds_left(lab, queue, states, reached, many)
     now = next((i for i in waiting if states[i] != "queued"), waiting[0])
     name, event, place = names[queue[now].id], events[now], f"run {now + 1} of {len(queue)}"
     if states[now] != "queued":
@@ -179,10 +180,11 @@ def status(lab: Lab, name: str, *, device: str = "auto") -> Status:
         kind = event.get("event", "")
         step = f", {kind} {event[kind]} of {event[kind + 's']}" if kind in ("step", "epoch", "trial") else ""
         return Status(states[now], progress, left, f"{what} {name}, {place}{step}.", version)
-    ahead = _ahead(lab, names)
+    ahead = jobs.ahead(lab, names)
     if ahead and not any(state in ENDED for state in states):
-        before = "another run" if ahead == 1 else f"{ahead} other runs"
-        return Status("queued", progress, None, f"Waiting for {before}; yours come next.", f"{version}-{ahead}")
+        before = "another run" if len(ahead) == 1 else f"{len(ahead)} other runs"
+        message = f"{_ordinal(_place(lab, asked, ahead))} in line. Waiting for {before}; yours come next."
+        return Status("queued", progress, None, message, f"{version}-{len(ahead)}")
     if any(one.state == "evaluating" for one in measurement.queue(lab)):
         return Status("queued", progress, None, "Waiting for a measurement; yours come next.", f"{version}-measuring")
     return Status("preparing", progress, left, f"Starting {name}, {place}.", version)
@@ -197,10 +199,15 @@ def _taken_up(lab: Lab, run: Run) -> str:
     return run.state
 
 
-def _ahead(lab: Lab, mine: Collection[str]) -> int:
-    """Return how many runs of others the queue takes up before the first of mine."""
-    before = itertools.takewhile(lambda run: run.id not in mine, lab.runs())
-    return sum(run.state not in ENDED for run in before)
+def _place(lab: Lab, mine: str, ahead: set[str]) -> int:
+    """Return the place in line of a comparison, the one at work counted, where these runs come first."""
+    others = [other for other in comparisons(lab) if other != mine]
+    return 1 + max(1, sum(not ahead.isdisjoint(one for _, ids in _run_ids(lab.root, other) for one in ids) for other in others))
+
+
+def _ordinal(number: int) -> str:
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
 
 
 def _ended(runs: Sequence[Run], states: Sequence[str], names: dict[str, str]) -> tuple[str, str]:
@@ -268,7 +275,8 @@ def _sets(lab: Lab, order: Order) -> tuple[ImageSet, ImageSet, Split]:
 
 
 @lru_cache(maxsize=256)
-def _sizes(root: Path, name: str) -> estimate.Sizes:
+def sizes(root: Path, name: str) -> estimate.Sizes:
+    """Return how many images a comparison of the lab at `root` has, as an estimate needs it."""
     lab = Lab(root)
     return estimate.sizes(*_sets(lab, order_of(lab, name)[0]))
 

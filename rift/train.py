@@ -210,7 +210,10 @@ def _step(
     except RuntimeError as error:
         if "non-finite" not in str(error):
             raise
-        message = f"Training diverged at step {state.step + 1}: a gradient is not finite. Try a smaller learning rate."
+        lower = f"{training.learning_rate / 10:g}"
+        message = (
+            f"Training diverged at step {state.step + 1}: a gradient is not finite. Try a tenth of the learning rate: {lower}."
+        )
         raise RunError("run.diverged", message) from error
     state.optimizer.step()
     milliseconds = (_now(device) - began) * 1000

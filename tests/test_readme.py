@@ -49,9 +49,3 @@ def test_every_option_in_the_readme_is_one(command):
 def test_ci_runs_the_very_test_command_of_the_readme():
     assert "pip install -r requirements.txt -r requirements-test.txt && python -m pytest\n" in TEXT
     assert "s/^\\(pip install .* && python -m pytest\\)$/\\1/p" in (ROOT / ".ci" / "run").read_text()
-
-
-def test_the_front_matter_is_what_spaces_reads():
-    front = dict(line.split(": ", 1) for line in TEXT.split("---\n")[1].strip().splitlines())
-    assert front["sdk"] == "gradio" and front["license"] == "apache-2.0" and front["app_file"] == "app.py"
-    assert re.fullmatch(r"\d+\.\d+\.\d+", front["sdk_version"]) and len(front["short_description"]) <= 60

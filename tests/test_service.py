@@ -106,7 +106,7 @@ def test_others_before_mine_are_told(lab, order):
     service.start(lab, order)
     mine = service.start(lab, order.model_copy(update={"training": Training(epochs=3)}))
     status = service.status(lab, mine)
-    assert status.state == "queued" and status.message == "Waiting for 2 other runs; yours come next."
+    assert status.state == "queued" and status.message == "2nd in line. Waiting for 2 other runs; yours come next."
 
 
 def test_what_is_missing_says_so(lab, order):

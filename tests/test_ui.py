@@ -14,17 +14,18 @@ from markupsafe import Markup
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from rift import api, catalog, cli, images, service, ui
+from rift import api, catalog, cli, images, jobs, service, ui
 from rift.config import Choice, Training
 from rift.dataset import store
 from rift.errors import DataError, SettingError
 from rift.review import Entry
 from rift.runs import Lab
 from rift.service import Order
-from rift.ui import widgets
+from rift.ui import hosted, widgets
 from rift.ui.files import Files
 from rift.ui.state import duration
-from rift.ui.tabs import train
+from rift.ui.tabs import train, watch
+from tests.spaces_stand_in import lent_gpus  # noqa: F401
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 
@@ -122,8 +123,8 @@ def test_every_tab_is_there_in_order_with_a_figure_for_each_diagnostic(page):
         assert {f"tab-{name}", f"figure-{name}"} <= marks
         asks = hasattr(catalog.module("diagnostics", name), "look")
         assert ({f"ask-{name}", f"photo-{name}"} <= marks) == asks
-    for dependency in blocks.config["dependencies"]:
-        assert dependency["api_visibility"] == "private", dependency["targets"]
+    public = [one["api_name"] for one in blocks.config["dependencies"] if one["api_visibility"] != "private"]
+    assert public == ["start", "status", "stop", "result"], "all else is the page's own"
 
 
 def test_an_empty_lab_gets_a_page_too(lab, monkeypatch):
@@ -196,7 +197,7 @@ def test_the_secret_is_readable_by_its_owner_only(served, lab):
 def test_a_set_of_findings_is_summed_up_finding_by_finding(served, lab):
     from types import SimpleNamespace
 
-    from rift.ui.tabs import data, watch
+    from rift.ui.tabs import data
 
     draw, marks = np.random.default_rng(1), [("mass",), (), ("mass", HOSTILE), (HOSTILE,)] * 6
     entries = [Entry(f"{i:02d}.png", label, draw.integers(0, 255, (9, 9, 3), np.uint8)) for i, label in enumerate(marks)]
@@ -204,9 +205,13 @@ def test_a_set_of_findings_is_summed_up_finding_by_finding(served, lab):
     page = data.summary(SimpleNamespace(labs={"lab": lab}, files=served[0]), "lab", digest)
     assert "24 images in 2 findings, of which an image may show several or none" in page and "<img src=x" not in page
     assert ">mass<small>12 images</small>" in page and page.count('<img loading="lazy"') == 2 * data.THUMBNAILS
+
+
+def test_the_table_of_epochs_is_of_what_the_task_is_judged_by():
     event = {"event": "epoch", "epoch": 1, "epochs": 2, "validation_accuracy": 0.9, "validation_average_precision": 0.4}
-    assert "<td>0.400</td>" in watch._log({"none": [event]})
-    assert "<td>0.900</td>" in watch._log({"none": [event | {"validation_average_precision": None}]})
+    shown = watch._table({"none": [event]}, HOSTILE, "validation_average_precision")
+    assert "<td>0.400</td>" in shown and "<img" not in shown and "0.900" not in shown
+    assert "<td>–</td>" in watch._table({"none": [event]}, "Error", "validation_reconstruction_error")
 
 
 @pytest.mark.parametrize(
@@ -250,3 +255,22 @@ def test_the_command_asks_for_the_same_experiments(order, monkeypatch):
     assert [(arm.name, [run.id for run in runs]) for arm, runs in service.experiments(again)] == [
         (arm.name, [run.id for run in runs]) for arm, runs in service.experiments(asked)
     ]
+
+
+def test_where_gpus_are_lent_the_page_adds_an_event_and_nothing_elsewhere(spaces, monkeypatch):
+    class App:
+        device, memory = "auto", None
+
+    def built() -> tuple[set[str], str, int]:
+        with gr.Blocks() as blocks:
+            app = App()
+            app.memory = gr.State({})
+            hosted.build(app)
+        marks = {block.elem_id for block in blocks.blocks.values() if getattr(block, "elem_id", None)}
+        return marks, app.device, len(blocks.fns)
+
+    assert built() == ({"where"}, jobs.IN_EVENT, 1)
+    monkeypatch.setenv("SPACES_ZERO_GPU", "")
+    assert built() == (set(), "auto", 0)
+    monkeypatch.setenv("SPACE_ID", "someone/rift-lab")
+    assert "duplicate" in built()[0]

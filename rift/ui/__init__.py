@@ -13,7 +13,7 @@ import gradio as gr
 from rift import __version__, example
 from rift.errors import SettingError
 from rift.runs import Lab
-from rift.ui import state, tabs
+from rift.ui import endpoints, hosted, state, tabs
 from rift.ui.files import Files
 from rift.ui.state import REMEMBERED, App
 
@@ -46,6 +46,8 @@ def build(lab: Lab, device: str = "auto") -> tuple[gr.Blocks, Files]:
                     module.build(app)
         with bar:
             state.connect(app)
+        endpoints.build(app)
+        hosted.build(app)
         gr.HTML(f'<footer class="rift foot">RIFT Lab {__version__} · research demo, not for clinical use</footer>')
     return blocks, files
 
