@@ -218,7 +218,7 @@ def arms_like(lab: Lab, run: Run) -> list[dict[str, Any]]:
     for group in groups.values():
         settings = [f"{key}={value}" for key, value in group[0].experiment.training if value != getattr(Training(), key)]
         more = f" ({', '.join(settings)})" if len(groups) > 1 and settings else ""
-        found += [_arm(replace(arm, name=arm.name + more)) for arm in of_runs(group)]
+        found += [_arm(replace(arm, name=arm.name + more)) | {"settings": more} for arm in of_runs(group)]
     return found
 
 

@@ -22,7 +22,7 @@ FLOORS = (
     "jobs",
     "service following",
     "api ask naming measuring",
-    "sweeping example calibration",
+    "sweeping example calibration linked strengths",
     "cli ui",
     "__main__",
 )
