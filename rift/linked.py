@@ -72,7 +72,9 @@ def _answers(files: tuple[tuple[str, str, int], ...], task: str) -> Answers:
     """Read the arms' files; an arm of other test images than the first one's is left out, as no image of it can be compared."""
     ids: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
-    truth, arms, near = np.zeros((0, 0), bool), {}, {}
+    truth = np.zeros((0, 0), bool)
+    arms: dict[str, np.ndarray] = {}
+    near: dict[str, tuple[str, ...]] = {}
     for arm, path, _ in files:
         with open(path, encoding="utf-8", newline="") as file:
             (_, _, _, *columns), *rows = csv.reader(file)
@@ -152,14 +154,22 @@ def cell(found: Answers, arm: str, true: int, called: int) -> np.ndarray:
 
 def most_confused(found: Answers) -> tuple[str, int, int]:
     """Return the cell of all arms with most wrong answers, else the first cell of the first arm."""
-    truths, calls = cells(found)
-    wrong = [(a, t, c) for a in found.arms for t in range(len(truths)) for c in range(len(calls)) if _is_wrong(found, t, c)]
-    counts = [len(cell(found, *one)) for one in wrong]
-    return wrong[int(np.argmax(counts))] if counts and max(counts) else (next(iter(found.arms)), 0, 0)
+    counts = np.stack([_wrong(found, arm) for arm in found.arms])
+    place, true, called = np.unravel_index(int(counts.argmax()), counts.shape)
+    return list(found.arms)[int(place)], int(true), int(called)
 
 
-def _is_wrong(found: Answers, true: int, called: int) -> bool:
-    return true % 2 != called if found.several else true != called
+def _wrong(found: Answers, arm: str) -> np.ndarray:
+    """Return how many images are in each cell of an arm `(truths, answers)`, none where the answer is right."""
+    if found.several:
+        named = found.arms[arm] >= NAMED
+        findings = np.zeros((2 * len(found.classes), 2), int)
+        findings[0::2, 1], findings[1::2, 0] = (found.truth & ~named).sum(0), (~found.truth & named).sum(0)
+        return findings
+    counts = np.zeros((len(found.classes),) * 2, int)
+    np.add.at(counts, (found.truth.argmax(1), found.arms[arm].argmax(1)), 1)
+    np.fill_diagonal(counts, 0)
+    return counts
 
 
 def exchanged(found: Answers, arm: str, baseline: str) -> tuple[np.ndarray, np.ndarray]:
@@ -213,7 +223,8 @@ def likeliest(found: Answers, arm: str, i: int, most: int = 3) -> list[tuple[str
 
 def percent(share: float) -> str:
     """Return a probability as whole percent, never rounded to certain or impossible."""
-    return "< 1 %" if share < 0.01 else "> 99 %" if share > 0.99 else f"{100 * share:.0f} %"
+    text = "< 1 %" if share < 0.01 else "> 99 %" if share > 0.99 else f"{100 * share:.0f} %"
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 @dataclass(frozen=True)
@@ -235,7 +246,8 @@ def neighbors(lab: Lab, name: str, found: Answers, i: int) -> tuple[dict[str, li
         reasons = (one.get("neighbors_after_reason") for one in measured.values())
         older = "they were not stored when these runs were measured; measure Retrieval again to have them"
         return {}, f"No neighbors are shown: {next(filter(None, reasons), older)}."
-    labels, result = _labels(lab, name), {}
+    labels = _labels(lab, name)
+    result: dict[str, list[Neighbor]] = {}
     first = next(iter(stored))
     before = [found.near[first][j] for j in stored[first]["neighbors_before"][i]]
     for model, arm, key in [("pretrained", first, "before"), *((arm, arm, "after") for arm in stored)]:

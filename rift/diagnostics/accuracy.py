@@ -153,7 +153,7 @@ def figure(results: Mapping[str, dict]) -> go.Figure:
         cols=len(arms),
         specs=[[{"colspan": len(arms)}] + [None] * (len(arms) - 1), [{}] * len(arms)],
         subplot_titles=["", *(f"{figures.text(arm)}: called →" for arm in arms)],
-        vertical_spacing=0.2,
+        vertical_spacing=0.22,
         row_heights=[0.42, 0.58],
         horizontal_spacing=0.03,
     )
@@ -161,7 +161,8 @@ def figure(results: Mapping[str, dict]) -> go.Figure:
         _recall(plot, arm, one, shown, (place - (len(arms) - 1) / 2) * min(0.16, 0.7 / len(arms)), list(results))
         _confusion(plot, arm, one, names, shown, place + 1)
     plot.update_xaxes(tickvals=np.arange(len(shown)), row=1, col=1, range=[-0.6, len(shown) - 0.4])
-    plot.update_xaxes(ticktext=[f"{name} ({totals[i]})" for name, i in zip(names, shown, strict=True)], row=1, col=1)
+    counted = [f"{name}<br>({totals[i]})" for name, i in zip(names, shown, strict=True)]
+    plot.update_xaxes(ticktext=counted, tickangle=-40 if max(map(len, names)) > 8 else 0, tickfont={"size": 12}, row=1, col=1)
     plot.update_yaxes(range=[-0.04, 1.06], title_text="recall", row=1, col=1)
     plot.update_yaxes(title_text="true class", row=2, col=1)
     plot.update_annotations(font_size=13)

@@ -119,9 +119,10 @@ class Strengths:
             self.data = gr.HTML()
         ring = gr.Textbox(visible="hidden", elem_id="strength-ring")
         self.outputs = [self.sentence, self.plot, self.whole, self.path, self.place, self.said, self.data]
-        inputs = [app.ready, self.path, self.place]
-        for event in (self.place.change, self.path.input):
-            event(told(self._moved), inputs, [self.place, self.said, ring], **LAST).then(None, ring, None, js=RING)
+        inputs, outputs = [app.ready, self.path, self.place], [self.said, ring]
+        self.place.change(told(self._moved), inputs, outputs, **LAST).then(None, ring, None, js=RING)
+        taken = self.path.input(told(self._taken), inputs[:2], [self.place, *outputs], **PRIVATE)
+        taken.then(None, ring, None, js=RING)
 
     def version(self, here: Shown) -> str:
         """Return what changes when there is more to show."""
@@ -136,13 +137,16 @@ class Strengths:
         arms = strengths.arms(here.lab, here.id)
         found = tradeoff.paths(arms)
         words = html('<p class="rift says">{text}</p>', text=tradeoff.sentence(arms))
-        figure = gr.update(value=tradeoff.figure(arms))
+        plot = tradeoff.figure(arms)
         section = {"title": "Trade-off", "arms": [arm.name for arm in arms], "rows": tradeoff.table(arms)}
         data = html('<div class="rift">{part}</div>', part=report.part("data", section))
         if not found:
-            return [words, figure, gr.Column(visible=False), gr.skip(), gr.skip(), "", data]
+            return [words, gr.update(value=plot), gr.Column(visible=False), gr.skip(), gr.skip(), "", data]
         first = next(iter(found))
-        path = gr.Dropdown(list(found), value=first)
+        short = {group: f"{path[-1].method} with {path[-1].regularizer}" for group, path in found.items()}
+        names = list(short.values()) if len(set(short.values())) == len(short) else list(found)
+        path = gr.Dropdown(list(zip(names, found, strict=True)), value=first)
+        figure = gr.update(value=plot.add_traces(tradeoff.ring(arms, found[first][0])))
         return [
             words,
             figure,
@@ -155,18 +159,25 @@ class Strengths:
 
     def _slider(self, path: list[Point], place: int) -> Any:
         values = ", ".join(one.strength if isinstance(one.strength, str) else f"{one.strength:g}" for one in path)
-        label = f"Strength λ, step of {len(path)}: {values}"
+        label = f"Strength, from left to right λ = {values}"
         return gr.Slider(maximum=max(2, len(path)), value=place, label=label)
 
+    def _taken(self, ready: str, group: str) -> list[Any]:
+        """Return the slider of another method and regularizer, at no penalty."""
+        path = self._found(ready, group)[2]
+        return [self._slider(path, 1) if path else gr.skip(), *self._moved(ready, group, 1)]
+
     def _moved(self, ready: str, group: str, place: Any) -> list[Any]:
+        here, arms, path = self._found(ready, group)
+        if here is None or not path:
+            return [gr.skip(), ""]
+        chosen = path[min(len(path), max(1, int(place or 1))) - 1]
+        return [self._words(here, arms, chosen), ringed("tradeoff", tradeoff.ring(arms, chosen))]
+
+    def _found(self, ready: str, group: str) -> tuple[Shown | None, list[Point], list[Point]]:
         here = self.app.of(ready)
         arms = strengths.arms(here.lab, here.id) if here else []
-        path = tradeoff.paths(arms).get(str(group), [])
-        if here is None or not path:
-            return [gr.skip(), gr.skip(), ""]
-        place = min(len(path), max(1, int(place or 1)))
-        chosen = path[place - 1]
-        return [self._slider(path, place), self._words(here, arms, chosen), ringed("tradeoff", tradeoff.ring(arms, chosen))]
+        return here, arms, tradeoff.paths(arms).get(str(group), [])
 
     def _words(self, here: Shown, arms: list[Point], chosen: Point) -> Markup:
         text = tradeoff.said(arms, chosen, strengths.intervals(here.lab, chosen))
