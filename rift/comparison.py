@@ -232,7 +232,7 @@ def arms_like(lab: Lab, run: Run) -> list[dict[str, Any]]:
         training = group[0].experiment.training
         settings = [f"{key}={value}" for key, value in training if value != getattr(Training(), key) and key != "shuffle_labels"]
         more = f" ({', '.join(settings)})" if len(groups) > 1 and settings else ""
-        found += [_arm(replace(arm, name=arm.name + more)) for arm in of_runs(group)]
+        found += [_arm(replace(arm, name=arm.name + more)) | {"settings": more} for arm in of_runs(group)]
     return found
 
 

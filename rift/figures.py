@@ -10,6 +10,7 @@ import html
 import textwrap
 import unicodedata
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -142,6 +143,15 @@ def curves(
     plot.update_xaxes(title_text=x, rangemode="tozero")
     plot.update_yaxes(title_text=y, range=span)
     return style(plot, 300)
+
+
+def ring(x: Sequence[float], y: Sequence[float], column: int, line: bool = False) -> dict[str, Any]:
+    """Return a trace that rings points of a panel, or a line through them; a page adds it to a figure that is already drawn."""
+    axis = "" if column == 1 else str(column)
+    look = {"mode": "lines", "line": {"color": GREY, "width": 1.5}} if line else {"mode": "markers"}
+    marker = {"symbol": "circle-open", "size": 24, "color": GREY, "line": {"width": 3}}
+    named = {"type": "scatter", "name": "chosen", "showlegend": False, "hoverinfo": "skip"}
+    return {"x": list(x), "y": list(y), "xaxis": f"x{axis}", "yaxis": f"y{axis}", "marker": marker, **look, **named}
 
 
 def empty(reason: str) -> go.Figure:

@@ -7,6 +7,7 @@ Class and file names are a user's text: the template escapes all it is given, an
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -114,6 +115,7 @@ def photos(measures: Mapping[str, Mapping[str, Mapping[str, Any]]], count: int =
     ]
 
 
+@functools.cache  # its templates are compiled once
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(ASSETS),

@@ -30,6 +30,9 @@ class Point:
     strength: float | str
     seeds: int
     numbers: Mapping[str, tuple[float | None, float | None]]
+    group: str = ""  # method, regularizer with their options, and training settings: arms of one group differ in strength only
+    without: str = ""  # the group of the arm without penalty that belongs to it
+    runs: tuple[str, ...] = ()
 
 
 def points(document: Mapping[str, Any]) -> list[Point]:
@@ -42,9 +45,32 @@ def points(document: Mapping[str, Any]) -> list[Point]:
             arm["strength"],
             len(arm["runs"]),
             {key: (arm["mean"].get(key), arm["standard_error"].get(key)) for key in (*KEPT, *TASK)},
+            _group(arm, arm["regularizer"]),
+            _group(arm, {"name": "none"}),
+            tuple(run["run"] for run in arm["runs"] if "run" in run),
         )
         for arm in document["arms"]
     ]
+
+
+def _group(arm: Mapping[str, Any], regularizer: Mapping[str, Any]) -> str:
+    named = []
+    for choice in (arm["method"], regularizer):
+        options = ", ".join(f"{key}={value}" for key, value in choice.get("options", {}).items())
+        named.append(f"{choice['name']}[{options}]" if options else choice["name"])
+    return f"{' with '.join(named)}{arm.get('settings', '')}"
+
+
+def paths(arms: Sequence[Point]) -> dict[str, list[Point]]:
+    """Return for each method and regularizer its arms by rising strength, behind the one without penalty as strength 0.
+
+    Arms that differ in more than their strength are on different paths; "auto" comes last.
+    """
+    found: dict[str, list[Point]] = {}
+    for arm in arms:
+        if arm.group != arm.without:
+            found.setdefault(arm.group, [one for one in arms if one.group == arm.without]).append(arm)
+    return {group: sorted(path, key=lambda arm: (isinstance(arm.strength, str), arm.strength)) for group, path in found.items()}
 
 
 def front(x: Sequence[float], y: Sequence[float]) -> list[int]:
@@ -148,6 +174,54 @@ def sentence(arms: Sequence[Point]) -> str:
         return "No arm has been measured in both numbers."
     described = "This describes the runs; the verdict says what is beyond chance."
     return f"No other arm is better in both. {' '.join(parts)} {described}"
+
+
+def ring(arms: Sequence[Point], chosen: Point) -> list[dict[str, Any]]:
+    """Return traces that mark an arm in the figure."""
+    found = []
+    for column, kept in enumerate(KEPT, 1):
+        known, x, y = _both(arms, kept)
+        if chosen in known:
+            found.append(figures.ring([x[known.index(chosen)]], [y[known.index(chosen)]], column))
+    return found
+
+
+def said(arms: Sequence[Point], chosen: Point, intervals: Mapping[str, tuple[float, float, int]]) -> str:
+    """Say an arm's numbers, with `intervals` (low, high, images) where one seed was trained, and which arms beat it in both."""
+    parts = []
+    for key in (_task(arms), *KEPT):
+        mean, error = chosen.numbers[key]
+        name = TASK.get(key) or KEPT[key]
+        if mean is None:
+            parts.append(f"{name} not measured")
+        elif error is not None:
+            parts.append(f"{name} {mean:.3f} ± {error:.3f}")
+        elif key in intervals:
+            low, high, n = intervals[key]
+            parts.append(f"{name} {mean:.3f} (95 % interval {low:.3f} to {high:.3f}, n = {n})")
+        else:
+            parts.append(f"{name} {mean:.3f} (no interval was measured)")
+    seeds = (
+        f"mean ± standard error over {chosen.seeds} seeds"
+        if chosen.seeds > 1
+        else "one seed, so the intervals are over images and hold nothing of the chance of training"
+    )
+    strength = chosen.strength if isinstance(chosen.strength, str) else f"{chosen.strength:g}"
+    return f"λ = {strength}, {chosen.name}: {', '.join(parts)}; {seeds}.{_beaten(arms, chosen)}"
+
+
+def _beaten(arms: Sequence[Point], chosen: Point) -> str:
+    """Say of each number that it may keep which arms are at least as good there and at the task, and better in one."""
+    parts = []
+    for kept, title in KEPT.items():
+        known, x, y = _both(arms, kept)
+        if chosen in known:
+            i, sign = known.index(chosen), -1 if _task(arms) in LESS_IS_BETTER else 1
+            pairs = [(a, sign * b) for a, b in zip(x, y, strict=True)]
+            better = [j for j, (a, b) in enumerate(pairs) if a >= pairs[i][0] and b >= pairs[i][1] and pairs[j] != pairs[i]]
+            names = f"beaten by {', '.join(known[j].name for j in better)}" if better else "on the front"
+            parts.append(f"with {title} it is {names}")
+    return f" As measured, {'; '.join(parts)}." if parts else ""
 
 
 def table(arms: Sequence[Point]) -> list[tuple[str, list[float | None]]]:

@@ -22,7 +22,7 @@ FLOORS = (
     "jobs",
     "service following notebook",
     "api ask naming measuring exercises watching",
-    "sweeping example calibration remote lending",
+    "sweeping example calibration remote lending linked strengths",
     "cli ui",
     "__main__",
 )

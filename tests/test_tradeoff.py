@@ -91,3 +91,34 @@ def test_nothing_measured_is_said():
 @pytest.mark.parametrize("row", range(3))
 def test_the_table_has_a_cell_for_each_arm(row):
     assert len(tradeoff.table(points())[row][1]) == 4
+
+
+def test_a_path_rises_in_strength_from_the_arm_without_penalty_and_has_one_regularizer():
+    arms = points(*ARMS, arm("none, long", 0.9, 0.2, strength=0.0, regularizer="none") | {"settings": " (epochs=9)"})
+    found = tradeoff.paths(arms)
+    assert {group: [one.name for one in path] for group, path in found.items()} == {
+        "full with rift": ["none", "rift[strength=0.1]", "rift[strength=10]"],
+        "full with rsc": ["none", "rsc"],
+    }
+    automatic = arm("rift[auto]", 0.7, 0.7, strength="auto", regularizer="rift")
+    assert [one.strength for one in tradeoff.paths(points(*ARMS, automatic))["full with rift"]] == [0.0, 0.1, 10.0, "auto"]
+
+
+def test_an_arm_is_said_with_its_seeds_or_its_interval_and_who_beats_it():
+    arms = points()
+    said = tradeoff.said(arms, arms[3], {})
+    assert "0.700 ± 0.010" in said and "over 3 seeds" in said
+    assert "it is beaten by rift[strength=0.1]; with natural accuracy it is beaten by rift[strength=0.1]" in said
+    assert "on the front" in tradeoff.said(arms, arms[1], {})
+    single = arm("one", 0.5, 0.5, error=None) | {"runs": [{}]}
+    (point,) = points(single | {"standard_error": dict.fromkeys(single["mean"])})
+    said = tradeoff.said([point], point, {"cka_debiased": (0.4, 0.6, 12)})
+    assert "0.500 (95 % interval 0.400 to 0.600, n = 12)" in said and "no interval was measured" in said
+    assert "natural accuracy not measured" in said and "one seed" in said
+
+
+def test_the_ring_is_around_the_arm_in_each_panel_that_has_it():
+    arms = points(*ARMS[:2], arm("rsc", 0.70, 0.55))
+    first, second = tradeoff.ring(arms, arms[1])
+    assert (first["x"], first["y"], first["xaxis"]) == ([0.60], [0.79], "x") and (second["x"], second["xaxis"]) == ([0.35], "x2")
+    assert len(tradeoff.ring(arms, arms[2])) == 1, "its natural accuracy is not known"

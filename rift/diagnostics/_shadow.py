@@ -79,9 +79,9 @@ def _points(plot: go.Figure, one: dict, model: str, column: int) -> None:
         color, symbol = figures.class_look(index) if index >= 0 else (figures.GREY, "circle-open")
         marker = {"color": color, "symbol": symbol, "size": 6, "opacity": 0.6, "line": {"width": 1, "color": color}}
         text = figures.text(name)
-        template = text + "<br>%{customdata}<extra></extra>"
-        hover = [figures.text(i, 40) for i in ids[of_class]]
-        _trace(plot, coordinates[of_class], text, column, marker=marker, customdata=hover, hovertemplate=template)
+        template = text + "<br>%{text}<extra></extra>"
+        more = {"text": [figures.text(i, 40) for i in ids[of_class]], "customdata": of_class}  # a click says which test image
+        _trace(plot, coordinates[of_class], text, column, marker=marker, hovertemplate=template, **more)
 
 
 def _arrows(plot: go.Figure, one: dict, column: int) -> None:

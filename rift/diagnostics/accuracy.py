@@ -153,15 +153,16 @@ def figure(results: Mapping[str, dict]) -> go.Figure:
         cols=len(arms),
         specs=[[{"colspan": len(arms)}] + [None] * (len(arms) - 1), [{}] * len(arms)],
         subplot_titles=["", *(f"{figures.text(arm)}: called →" for arm in arms)],
-        vertical_spacing=0.2,
+        vertical_spacing=0.22,
         row_heights=[0.42, 0.58],
         horizontal_spacing=0.03,
     )
     for place, (arm, one) in enumerate(arms.items()):
         _recall(plot, arm, one, shown, (place - (len(arms) - 1) / 2) * min(0.16, 0.7 / len(arms)), list(results))
-        _confusion(plot, one, names, shown, place + 1)
+        _confusion(plot, arm, one, names, shown, place + 1)
     plot.update_xaxes(tickvals=np.arange(len(shown)), row=1, col=1, range=[-0.6, len(shown) - 0.4])
-    plot.update_xaxes(ticktext=[f"{name} ({totals[i]})" for name, i in zip(names, shown, strict=True)], row=1, col=1)
+    counted = [f"{name}<br>({totals[i]})" for name, i in zip(names, shown, strict=True)]
+    plot.update_xaxes(ticktext=counted, tickangle=-40 if max(map(len, names)) > 8 else 0, tickfont={"size": 12}, row=1, col=1)
     plot.update_yaxes(range=[-0.04, 1.06], title_text="recall", row=1, col=1)
     plot.update_yaxes(title_text="true class", row=2, col=1)
     plot.update_annotations(font_size=13)
@@ -187,7 +188,7 @@ def _recall(plot: go.Figure, arm: str, one: dict, shown: np.ndarray, offset: flo
     )
 
 
-def _confusion(plot: go.Figure, one: dict, names: list[str], shown: np.ndarray, column: int) -> None:
+def _confusion(plot: go.Figure, arm: str, one: dict, names: list[str], shown: np.ndarray, column: int) -> None:
     counts = np.asarray(one["confusion"])[np.ix_(shown, shown)]
     share = counts / np.maximum(np.asarray(one["confusion"]).sum(1)[shown][:, None], 1)
     plot.add_trace(
@@ -199,6 +200,7 @@ def _confusion(plot: go.Figure, one: dict, names: list[str], shown: np.ndarray, 
             showscale=False,
             text=counts,
             texttemplate="%{text}" if len(shown) <= 12 else None,
+            customdata=[[f"{true} {called} {arm}" for called in shown] for true in shown],  # a click says which cell of which arm
             hovertemplate="true %{y}, called %{x}: %{text} images<extra></extra>",
             xgap=1,
             ygap=1,

@@ -161,6 +161,34 @@ def kept(one: Mapping[str, Any]) -> int | None:
     return int(allowed[natural[allowed] >= natural[allowed].max() - 1e-9].max())
 
 
+def nearest(one: Mapping[str, Any], alpha: float) -> int:
+    """Return the place of the measured α that is nearest."""
+    return int(np.abs(figures.numbers(one["alphas"]) - alpha).argmin())
+
+
+def at(results: Mapping[str, dict], alpha: float) -> list[dict[str, Any]]:
+    """Return for each arm the numbers at the measured α nearest to this one; None where one was not measured."""
+    rows = []
+    for arm, one in results.items():
+        if one.get("alphas") is None:
+            continue
+        place = nearest(one, alpha)
+        row: dict[str, Any] = {"arm": arm, "alpha": float(one["alphas"][place]), "n": one["n"], "n_natural": one["n_natural"]}
+        for key in ("accuracy", "natural_accuracy", "cka_debiased"):
+            for name in (key, f"{key}_low", f"{key}_high"):
+                row[name] = None if one.get(name) is None else one[name][place]
+        rows.append(row)
+    return rows
+
+
+def ring(results: Mapping[str, dict], alpha: float) -> list[dict[str, Any]]:
+    """Return traces that mark in the figure what was measured nearest to an α: a ring on each curve, and a line."""
+    rows = [row for row in at(results, alpha) if row["accuracy"] is not None]
+    both = [(row["natural_accuracy"], row["accuracy"]) for row in rows if row["natural_accuracy"] is not None]
+    lines = [figures.ring([row["alpha"]] * 2, [0.0, 1.0], 2, line=True) for row in rows]
+    return [figures.ring([x for x, _ in both], [y for _, y in both], 1), *lines]
+
+
 def figure(results: Mapping[str, dict]) -> go.Figure:
     """Left, accuracy against natural accuracy along α, one curve an arm; right, both and debiased CKA against α."""
     arms = {arm: one for arm, one in results.items() if one.get("accuracy") is not None}

@@ -26,6 +26,7 @@ TITLE = "Retrieval"
 SETS = (("", "medical", 8), ("natural_", "natural", 4))  # together a dozen images are shown with their neighbors
 SHARES = ("pretrained_same_class", "same_class", "neighbors_kept")
 PARTS = ("images", "classes", "distances", "same")
+EVERY = [f"{part}_{model}" for model in ("before", "after") for part in ("neighbors", "neighbor_distances")]
 SHOWN = ["query_images", "query_classes", *(f"near_{part}_{model}" for model in ("before", "after") for part in PARTS)]
 
 
@@ -49,8 +50,10 @@ def measure(
     """Return shares in [0, 1] with their intervals, by set, and the neighbors of a dozen evenly chosen images.
 
     `same_class` is precision at k of the finetuned model, `pretrained_same_class` of the pretrained one, `neighbors_kept` the
-    mean share of an image's neighbors that both models find, with `kept` `(n,)` of each. `near_…` are `(shown, k)`, nearest
-    first: ids (of natural images places in their set), classes, distances 1 - cosine in [0, 2], and whether they show the same.
+    mean share of an image's neighbors that both models find, with `kept` `(n,)` of each. `neighbors_…` `(n, k)` are those of
+    every image, nearest first, as places among the images looked up (test, then training images, each in their order), with
+    `neighbor_distances_…` 1 - cosine in [0, 2]. `near_…` `(shown, k)` say the same of the dozen: ids (of natural images places
+    in their set), classes, distances, and whether they show the same.
     """
     result: Result = {"k": k}
     for prefix, images, shown in SETS:
@@ -65,7 +68,14 @@ def measure(
 
 
 def _names(prefix: str) -> list[str]:
-    names = [*(key for name in SHARES for key in number(name)), "same_class_chance", "neighbors_kept_chance", "kept", *SHOWN]
+    names = [
+        *(key for name in SHARES for key in number(name)),
+        "same_class_chance",
+        "neighbors_kept_chance",
+        "kept",
+        *EVERY,
+        *SHOWN,
+    ]
     return [prefix + name for name in names]
 
 
@@ -120,6 +130,7 @@ def _neighborhoods(prefix: str, library: Library, k: int, shown: int) -> Result:
     places = library.asking[chosen]
     result |= {f"{prefix}query_images": library.images[places], f"{prefix}query_classes": library.names[places]}
     for model, near, far in (("before", near_before, far_before), ("after", near_after, far_after)):
+        result |= {f"{prefix}neighbors_{model}": near, f"{prefix}neighbor_distances_{model}": far.round(4)}
         values = (library.images[near[chosen]], library.names[near[chosen]], far[chosen].round(4), same[model][chosen])
         result |= {f"{prefix}near_{part}_{model}": value for part, value in zip(PARTS, values, strict=True)}
     return result

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import Any
 
 import gradio as gr
+from gradio.components.plot import PlotData
 
-from rift import catalog, measuring, report
+from rift import catalog, linked, measuring, report
 from rift.config import Choice
+from rift.ui.files import Files
+from rift.ui.linked import PARTS, One
 from rift.ui.photo import Asker
 from rift.ui.state import App, Shown, duration
 from rift.ui.widgets import Form, html, join
@@ -41,6 +45,7 @@ class Page:
             self.resume = gr.Button("Go on", size="sm", visible=False, scale=0, min_width=96, elem_id=f"resume-{name}")
         sentence = gr.HTML()
         plot = gr.Plot(show_label=False, container=False, visible=False, elem_id=f"figure-{name}")
+        self.parts = [part(app, name) for part in PARTS.get(name, ())]
         pictures = gr.HTML(visible=False, elem_id=f"gallery-{name}")
         with gr.Accordion("Data", open=False, visible=False) as numbers:
             data = gr.HTML()
@@ -55,7 +60,7 @@ class Page:
             Asker(app, name, module)
         self._moving = [self.status, self.stop, self.resume, self.measure]
         self._still = [sentence, plot, pictures, numbers, data, about, door, plan, command]
-        self.outputs = [*self._moving, *self._still]
+        self.outputs = [*self._moving, *self._still, *(one for part in self.parts for one in part.outputs)]
 
     def _form(self) -> Form | None:
         """Build the choice of a preset, which fills in the settings, and the settings themselves."""
@@ -88,33 +93,22 @@ class Page:
         """Return how far the measurement is, and leave all else as it is."""
         return [*self._moved(here), *[gr.skip()] * (len(self.outputs) - len(self._moving))]
 
+    def version(self, here: Shown) -> str:
+        """Return what changes when this was measured anew."""
+        return measuring.version(here.lab, here.id, self.name)
+
     def draw(self, here: Shown) -> list[Any]:
         """Return everything as it is now."""
-        found = measuring.results(here.lab, here.id, self.name)
-        section = next(report.sections({arm: {self.name: one} for arm, one in found.items()}), None)
-        lines = html("<pre><code>{text}</code></pre>", text="\n".join(measuring.commands(here.lab, here.id, self.name)))
-        command = html(
-            '<details class="rift"><summary>The same from the command line</summary>{lines}</details>',
-            lines=html(MARK, part=lines),
-        )
+        kept = _drawn(self.app.files, here, self.name, self.version(here))
+        drawn = [dict(one) if isinstance(one, dict) else one for one in kept]  # Gradio takes an update apart
         plan = html('<p class="rift about">{text}</p>', text=measuring.plan(here.lab, here.id, self.name))
-        door = gr.Accordion(label="Measure again" if found else "Measure", open=not found)
-        if section is None:
-            text = "Not measured on these runs yet: it runs the models again, and only when asked."
-            if not catalog.captures(self.name):
-                text = "Not measured on these runs yet: they are older than this page, or came without what it needs."
-            words = html('<p class="rift says">{text}</p>', text=text)
-            hidden = gr.HTML(visible=False)
-            nothing = [words, gr.Plot(visible=False), hidden, gr.Accordion(visible=False), "", hidden]
-            return [*self._moved(here), *nothing, door, plan, command]
-        words = html('<p class="rift says">{text}</p>', text=section["sentence"])
-        plot = gr.Plot(section["figure"], elem_classes=["wide"] if section["min_width"] else [], visible=True)
-        about = html('<p class="rift about">{text}</p>', text=measuring.about(here.lab, here.id, self.name))
-        data = html(MARK, part=report.part("data", section))
-        shown = self._gallery(here, found)
-        pictures = gr.HTML(shown, visible=bool(shown))  # one that is empty would leave a gap
-        drawn = [words, plot, pictures, gr.Accordion(visible=True), data, gr.HTML(about, visible=True)]
-        return [*self._moved(here), *drawn, door, plan, command]
+        parts = [value for part in self.parts for value in part.draw(here)]
+        return [*self._moved(here), *drawn, plan, self._command(here), *parts]
+
+    def _command(self, here: Shown) -> Any:
+        lines = html("<pre><code>{text}</code></pre>", text="\n".join(measuring.commands(here.lab, here.id, self.name)))
+        template = '<details class="rift"><summary>The same from the command line</summary>{lines}</details>'
+        return html(template, lines=html(MARK, part=lines))
 
     def _moved(self, here: Shown) -> list[Any]:
         status = measuring.status(self.app.lab, here.lab, here.id, self.name, device=self.app.device)
@@ -146,15 +140,44 @@ class Page:
             gr.Button(interactive=not status.active),
         ]
 
-    def _gallery(self, here: Shown, found: dict[str, Any]) -> Any:
-        """Return the rows of small pictures that the diagnostic asks for."""
-        rows = []
-        for row in measuring.pictures(here.lab, here.id, self.name, found):
-            cells = [{**cell, "address": self._address(here, *cell["place"])} for cell in row["pictures"]]
-            cell = '<figure><img loading="lazy" src="{address}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
-            rows.append({"caption": row["caption"], "pictures": join(cell, cells)})
-        whole = join('<section><h3>{caption}</h3><div class="pictures">{pictures}</div></section>', rows)
-        return html('<div class="rift gallery">{whole}</div>', whole=whole) if rows else ""
 
-    def _address(self, here: Shown, kind: str, *place: Any) -> str:
-        return self.app.files.picture(here.home, *place) if kind == "set" else self.app.files.captured(here.home, *place)
+@functools.lru_cache(maxsize=64)
+def _drawn(files: Files, here: Shown, name: str, version: str) -> list[Any]:
+    """Return sentence, figure, pictures, data and what was measured; kept while nothing is measured anew: it takes a second."""
+    found = measuring.results(here.lab, here.id, name)
+    section = next(report.sections({arm: {name: one} for arm, one in found.items()}), None)
+    door = gr.update(label="Measure again" if found else "Measure", open=not found)
+    if section is None:
+        text = "Not measured on these runs yet: it runs the models again, and only when asked."
+        if not catalog.captures(name):
+            text = "Not measured on these runs yet: they are older than this page, or came without what it needs."
+        words, hidden = html('<p class="rift says">{text}</p>', text=text), gr.update(visible=False)
+        return [words, hidden, hidden, hidden, "", hidden, door]
+    words = html('<p class="rift says">{text}</p>', text=section["sentence"])
+    wide = ["wide"] if section["min_width"] else []
+    plot = gr.update(value=PlotData(type="plotly", plot=section["figure"].to_json()), elem_classes=wide, visible=True)
+    about = html('<p class="rift about">{text}</p>', text=measuring.about(here.lab, here.id, name))
+    data = html(MARK, part=report.part("data", section))
+    shown = _gallery(files, here, name, found)
+    pictures = gr.update(value=shown, visible=bool(shown))  # one that is empty would leave a gap
+    return [words, plot, pictures, gr.update(visible=True), data, gr.update(value=about, visible=True), door]
+
+
+def _gallery(files: Files, here: Shown, name: str, found: dict[str, Any]) -> Any:
+    """Return the rows of small pictures that the diagnostic asks for; one of a test image opens it where the page can."""
+    places = linked.numbers(here.lab, here.id) if any(part is One for part in PARTS.get(name, ())) else {}
+    rows = []
+    for row in measuring.pictures(here.lab, here.id, name, found):
+        cells = []
+        for cell in row["pictures"]:
+            kind, *place = cell["place"]
+            address = files.picture(here.home, *place) if kind == "set" else files.captured(here.home, *place)
+            image = html('<img loading="lazy" src="{address}" alt="{caption}">', address=address, caption=cell["caption"])
+            if (number := places.get(tuple(place))) is not None:
+                button = '<button type="button" data-image="{number}" title="Show it in all models">{image}</button>'
+                image = html(button, number=number, image=image)
+            cells.append({"image": image, "caption": cell["caption"]})
+        cell = "<figure>{image}<figcaption>{caption}</figcaption></figure>"
+        rows.append({"caption": row["caption"], "pictures": join(cell, cells)})
+    whole = join('<section><h3>{caption}</h3><div class="pictures">{pictures}</div></section>', rows)
+    return html('<div class="rift gallery" data-page="{name}">{whole}</div>', name=name, whole=whole) if rows else ""

@@ -7,8 +7,10 @@ from typing import Any
 
 import gradio as gr
 
-from rift import catalog, comparison, measuring, naming, overview, report, service
+from rift import catalog, measuring, naming, overview, report, service
+from rift.ui import linked
 from rift.ui.diagnostic import Page, title
+from rift.ui.sliders import Strengths
 from rift.ui.state import App, Shown
 from rift.ui.widgets import PRIVATE, html, join, told
 
@@ -19,9 +21,11 @@ POLL_SECONDS = 1.0
 FAMILIES = {
     "What it can do": ("accuracy", "reliability", "corruption"),
     "What it forgot": ("drift", "zero_shot", "pca", "retrieval", "attention", "stir", "spread"),
-    "Weights": ("interpolation", "sharpness"),
+    "Weights": ("sharpness",),
+    "Trade-off": ("interpolation",),
 }
 OTHERS = "More"
+TRADEOFF = "tradeoff"  # the page of all runs of the lab, before the diagnostics of its family
 
 
 def families() -> dict[str, list[str]]:
@@ -45,23 +49,26 @@ def build(app: App) -> None:
             verdicts = gr.HTML(elem_id="verdicts")
             table = gr.HTML(elem_id="arms")
             app.show.append(([verdicts, table], _numbers))
-        pages, tabs, groups = {}, {}, {}
+        pages: dict[str, Page | Strengths] = {}
+        tabs, groups = {}, {}
         for place, (family, names) in enumerate(families().items()):
             with gr.Tab(family, elem_id=f"family-{place}") as group, gr.Tabs(overflow_behavior="wrap"):
-                groups[family] = (group, names)
+                groups[family] = (group, [TRADEOFF, *names] if family == "Trade-off" else names)
+                if family == "Trade-off":
+                    with gr.Tab("Runs and strength", id=TRADEOFF, elem_id="tab-tradeoff") as tabs[TRADEOFF]:
+                        pages[TRADEOFF] = Strengths(app)
                 for name in names:
                     with gr.Tab(title(name), id=name, elem_id=f"tab-{name}") as tabs[name]:
                         pages[name] = Page(app, name)
-        with gr.Tab("Trade-off", elem_id="tab-tradeoff"):
-            _tradeoff(app)
         with gr.Tab("Photos", elem_id="tab-photos"):
             photos = gr.HTML(elem_id="photos")
             app.show.append(([photos], lambda here: [_photos(app, here)]))
     _connect(app, timer, pages, tabs, groups)
+    linked.connect(app, {name: page for name, page in pages.items() if isinstance(page, Page)})
     _other(app)
 
 
-def _connect(app: App, timer: gr.Timer, pages: dict[str, Page], tabs: dict[str, Any], groups: dict[str, Any]) -> None:
+def _connect(app: App, timer: gr.Timer, pages: dict[str, Page | Strengths], tabs: dict[str, Any], groups: dict[str, Any]) -> None:
     """Draw a page when it is opened, and again when another comparison is looked at or something new was measured.
 
     A page that is not open is drawn when it is: so a visit costs what is looked at, however many diagnostics there are.
@@ -75,7 +82,7 @@ def _connect(app: App, timer: gr.Timer, pages: dict[str, Page], tabs: dict[str, 
         here = app.of(ready)
         if here is None:
             return gr.Timer(active=False), drawn, [gr.skip()] * len(pages[name].outputs)
-        version = f"{here.key} {measuring.version(here.lab, here.id, name)}"
+        version = f"{here.key} {pages[name].version(here)}"
         values = pages[name].follow(here) if drawn.get(name) == version else pages[name].draw(here)
         return gr.Timer(active=bool(measuring.active(here.lab, here.id))), {**drawn, name: version}, values
 
@@ -112,7 +119,8 @@ def _connect(app: App, timer: gr.Timer, pages: dict[str, Page], tabs: dict[str, 
         group.select(on_family(family, names), inputs, [opened, timer, drawn, *theirs], **PRIVATE)
         for name in names:
             tabs[name].select(on_tab(family, name), inputs, [opened, timer, drawn, *pages[name].outputs], **PRIVATE)
-            _press(app, pages[name], inputs, [opened, timer, drawn, *pages[name].outputs], on_tab(family, name))
+            if isinstance(page := pages[name], Page):
+                _press(app, page, inputs, [opened, timer, drawn, *page.outputs], on_tab(family, name))
     app.ready.change(told(again), inputs, moved, concurrency_limit=None, **PRIVATE)
     timer.tick(told(again), inputs, moved, concurrency_limit=None, **PRIVATE)
 
@@ -176,27 +184,6 @@ def _numbers(here: Shown) -> list[Any]:
         part=report.part("arms", document, overview.table(document, service.measures(here.lab, here.id))),
     )
     return [verdicts if found else nothing, table]
-
-
-def _tradeoff(app: App) -> None:
-    """Show all finished runs of the lab on these images, in whatever comparison they were trained."""
-    about = (
-        "All finished arms of this lab on the same images and backbone, in whatever comparison they were trained: what each can "
-        "do against what it kept. Dotted: the arms that no other one beats in both."
-    )
-    gr.HTML(html('<p class="rift about">{text}</p>', text=about))
-    sentence = gr.HTML(elem_id="tradeoff-sentence")
-    plot = gr.Plot(show_label=False, container=False, elem_id="figure-tradeoff", elem_classes=["wide"])
-    with gr.Accordion("Data", open=False):
-        data = gr.HTML()
-
-    def render(here: Shown) -> list[Any]:
-        first = next(run for arm in service.arms(here.lab, here.id) for run in arm.runs)
-        section = report.tradeoff_section({"arms": comparison.arms_like(here.lab, first)})
-        words = html('<p class="rift says">{text}</p>', text=section["sentence"])
-        return [words, section["figure"], html(MARK, part=report.part("data", section))]
-
-    app.show.append(([sentence, plot, data], render))
 
 
 def _photos(app: App, here: Shown) -> Any:
