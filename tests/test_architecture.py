@@ -22,7 +22,9 @@ FLOORS = (
     "jobs",
     "service following",
     "api ask naming measuring",
-    "sweeping example calibration",
+    "sweeping example calibration history export plain sealed",
+    "sharing bundle",
+    "storage",
     "cli ui",
     "__main__",
 )
