@@ -1,7 +1,7 @@
 """A comparison as one zip, and such a zip opened again as a lab of its own that is looked at and never changed.
 
-`rift-bundle.json` names every other file with its size and SHA-256. A bundle may come from anybody: names, sizes and digests are
-checked before anything is believed, `rift.sealed` reads every file as what its name says, and only what draws a whole report is kept.
+`rift-bundle.json` names every other file with its size and SHA-256. A bundle may come from anybody: names, sizes and digests
+are checked before anything is believed, `rift.sealed` reads every file as what its name says, and it must draw a whole report.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from rift import __version__, archive, catalog, sealed, service
 from rift.archive import GB, LOCAL, MB
 from rift.config import Settings
 from rift.errors import DataError, RunError, UserError
-from rift.runs import Lab, write_json
+from rift.runs import Lab, Run, write_json
 
 INDEX = "rift-bundle.json"
 LIMITS = replace(LOCAL, files=5000, member_bytes=GB)
@@ -232,7 +232,7 @@ def _refuse_misfits(draft: Path, index: Index) -> None:
         if order.id != name:
             raise DataError("data.archive", "The bundle's settings are not those that its comparison is named by; make it again.")
         runs = service.runs(service.arms(lab, name))
-        if {run.id for run in runs} != {run.id for run in lab.runs()} or any(run.state != "done" for run in runs):
+        if {run.id for run in runs} != {run.id for run in lab.runs()} or any(not _complete(run) for run in runs):
             raise DataError("data.archive", "The runs in the bundle are not the finished ones of its comparison; make it again.")
         if {one.name for one in lab.data.iterdir()} != {order.data, order.natural}:
             raise DataError("data.archive", "The image sets in the bundle are not those of its comparison; make it again.")
@@ -246,6 +246,10 @@ def _refuse_misfits(draft: Path, index: Index) -> None:
         raise DataError(
             "data.archive", f"The bundle's numbers do not fit together ({type(error).__name__}); make it again."
         ) from None
+
+
+def _complete(run: Run) -> bool:
+    return run.state == "done" and all((run.path / name).exists() for name in OF_RUN[:4])
 
 
 def _place_photos(lab: Lab, natural: str) -> None:

@@ -117,11 +117,13 @@ def differ(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[tuple[st
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
     inner: Iterable[tuple[str, Any]]
-    if isinstance(value, Mapping) and value:
+    if isinstance(value, (Mapping, list, tuple)) and not value:  # no options
+        return
+    if isinstance(value, Mapping):
         inner = ((str(key), item) for key, item in value.items())
     elif isinstance(value, (list, tuple)) and len(value) > 1:
         inner = ((str(place), item) for place, item in enumerate(value, 1))
-    elif isinstance(value, (list, tuple)) and value:  # one choice needs no number
+    elif isinstance(value, (list, tuple)):  # one choice needs no number
         inner = (("", value[0]),)
     else:
         yield name, value if isinstance(value, str) else json.dumps(value)

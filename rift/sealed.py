@@ -25,7 +25,7 @@ from rift.naming import Label
 from rift.review import Report
 from rift.service import Order
 
-ARRAYS = Limits(upload_bytes=GB, expanded_bytes=GB, member_bytes=GB, files=1000, ratio=2000)
+ARRAYS = Limits(upload_bytes=GB, expanded_bytes=GB, member_bytes=GB, files=1000)
 MOST_RUNS = 2000
 Index = Annotated[int, Field(ge=0)]
 Number = Annotated[float, Field(allow_inf_nan=False)] | None

@@ -21,7 +21,7 @@ class Row(NamedTuple):
     """One kind of thing that is stored."""
 
     what: str
-    count: int
+    number: int
     bytes: int
 
 
@@ -41,7 +41,7 @@ def stored(lab: Lab) -> list[Row]:
     folders = {folder.name for folder, _ in known.values()}
     others = [path for path in lab.root.iterdir() if path.name not in folders and path.name not in KEPT]
     rows.append(Row("Logs, locks and drafts", len(others), sum(map(size, others))))
-    return [row for place, row in enumerate(rows) if row.count or place < 2]
+    return [row for place, row in enumerate(rows) if row.number or place < 2]
 
 
 def size(path: Path) -> int:

@@ -35,7 +35,10 @@ HEADERS = {
 SHARED = HEADERS | {"Cache-Control": "no-store", "X-Robots-Tag": "noindex"}
 GONE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>Nothing here · RIFT Lab</title>
-<style>body { font: 1.1rem/1.6 system-ui, sans-serif; max-width: 34rem; margin: 4rem auto; padding: 0 1rem } h1 { font-size: 1.4rem }</style>
+<style>
+  body { font: 1.1rem/1.6 system-ui, sans-serif; max-width: 34rem; margin: 4rem auto; padding: 0 1rem; }
+  h1 { font-size: 1.4rem; }
+</style>
 <h1>There is nothing under this link</h1>
 <p>It was revoked by whoever shared it, what it showed was deleted, or it was never given out. Ask for a new link.</p></html>"""
 DOCUMENTS: dict[str, Callable[[Lab, str], str]] = {

@@ -15,7 +15,7 @@ from rift.config import Choice
 from rift.ui.state import App
 from rift.ui.widgets import PRIVATE, html, join
 
-TITLE, ORDER = "5 Learn", 5
+TITLE, ORDER = "6 Learn", 6
 CARDS = (
     (
         "What finetuning does",
