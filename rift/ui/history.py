@@ -18,8 +18,8 @@ from rift.ui.widgets import PRIVATE, html, join, problem, told
 MOST_ARMS = 4  # shown in a row
 HEADS = ("Task", "CKA", "Natural")
 ABOUT = (
-    "Everything that was compared here, and what was opened from a bundle. Beside each arm: balanced accuracy (mAP where an image "
-    "may show several findings, the error of a reconstruction), debiased CKA with the pretrained model, natural accuracy."
+    "Everything that was compared here, and what was opened from a bundle. Beside each arm: balanced accuracy (mAP where an "
+    "image may show several findings, the error of a reconstruction), debiased CKA with the pretrained model, natural accuracy."
 )
 BUNDLE = (
     "A comparison that somebody took away as a bundle (.rift.zip) can be looked at here: numbers, plots, predictions. It is "
@@ -51,7 +51,10 @@ if (!window.riftListens) {
   });
 }
 """
-FOCUS = "() => setTimeout(() => document.querySelector('#history-rename:not(.hide) input, #history-sure:not(.hide) button')?.focus(), 150)"
+FOCUS = """() => setTimeout(() => {
+  const places = document.querySelectorAll('#history-rename input, #history-rename textarea, #keep-it');
+  [...places].find(one => one.offsetParent)?.focus();
+}, 150)"""
 
 
 class History:
@@ -109,9 +112,9 @@ class History:
         heads = join('<th scope="col" class="less">{name}</th>', [{"name": name} for name in HEADS])
         return html(
             '<div class="rift"><p class="found" role="status">{n} in all</p><div class="scroll" tabindex="0" role="region" '
-            'aria-label="Comparisons"><table class="history"><thead><tr><th scope="col">Comparison</th><th scope="col">State</th>'
-            '<th scope="col" class="less">Arms</th>{heads}<th scope="col"><span class="unseen">What to do</span></th></tr></thead>'
-            "<tbody>{rows}</tbody></table></div></div>",
+            'aria-label="Comparisons"><table class="history"><thead><tr><th scope="col">Comparison</th>'
+            '<th scope="col">State</th><th scope="col" class="less">Arms</th>{heads}'
+            '<th scope="col"><span class="unseen">What to do</span></th></tr></thead><tbody>{rows}</tbody></table></div></div>',
             n=len(found),
             heads=heads,
             rows=rows,
@@ -228,8 +231,8 @@ class History:
             return html('<p class="rift about" role="status">Their settings are the same.</p>')
         cells = [{"name": name.replace("_", " "), "a": _number(a), "b": _number(b)} for name, a, b in rows]
         return html(
-            '<div class="rift"><div class="scroll"><table class="plain"><thead><tr><th scope="col">Setting</th><th scope="col">First'
-            '</th><th scope="col">Second</th></tr></thead><tbody>{rows}</tbody></table></div></div>',
+            '<div class="rift"><div class="scroll"><table class="plain"><thead><tr><th scope="col">Setting</th>'
+            '<th scope="col">First</th><th scope="col">Second</th></tr></thead><tbody>{rows}</tbody></table></div></div>',
             rows=join('<tr><th scope="row">{name}</th><td>{a}</td><td>{b}</td></tr>', cells),
         )
 
