@@ -261,7 +261,13 @@ def _row(one: Entry, here: bool) -> Markup:
         acts += [{"verb": "rename", "word": "Rename"}, {"verb": "delete", "word": "Delete" if one.home == "lab" else "Close"}]
     kind = {"lab": "", "example": "the example"}.get(one.home, "opened, read-only")
     marks = [word for word in ("pinned" if one.pinned else "", kind, "on show" if here else "") if word]
-    about = ", ".join([one.images, f"{one.seeds} seeds" if one.seeds > 1 else "1 seed", naming.when(one.created)])
+    about = ", ".join(
+        [
+            *([] if one.images in one.title else [one.images]),
+            f"{one.seeds} seeds" if one.seeds > 1 else "1 seed",
+            naming.when(one.created),
+        ]
+    )
     return html(
         '<tr data-text="{text}"{current}><th scope="row">{title}<small>{about}</small>{marks}</th><td>{state}</td>'
         '<td class="less lines">{arms}</td>{numbers}<td class="acts">{acts}</td></tr>',

@@ -126,15 +126,21 @@ def _models(app: App, here: Shown) -> Markup:
 
 def _share(app: App) -> None:
     """Make a link to the comparison on show, list all links, and revoke one."""
+    heading = gr.HTML(elem_id="share-heading")
     gr.HTML(html('<p class="rift about">{text}</p>', text=SHARE))
     pictures = gr.Checkbox(label=PICTURES, elem_id="share-pictures")
-    make = gr.Button("Make a link to the comparison on show", variant="primary", elem_id="share")
+    make = gr.Button("Make a link", variant="primary", elem_id="share")
     link = gr.Textbox(
         label="The link", info="shown this once: copy it now", interactive=False, visible=False, buttons=["copy"], elem_id="link"
     )
     listed = gr.HTML(elem_id="shares")
     # a button within the list says which link it ends
     chosen = gr.HTML("", js_on_load=_LISTEN, elem_id="revoke-asked")
+
+    def render(here: Shown) -> list[Any]:
+        return [html('<div class="rift"><h2>Share {title}</h2></div>', title=naming.title(here.lab, here.id))]
+
+    app.show.append(([heading], render))
 
     def create(ready: str, pictures: bool) -> tuple[Any, Any]:
         here = app.of(ready)
