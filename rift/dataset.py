@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -72,9 +73,20 @@ class ImageSet:
             raise IndexError(index)
         manifest = json.loads((self.folder / "manifest.json").read_text())
         start, end = manifest["offsets"][index : index + 2]
-        with (self.folder / "blobs.bin").open("rb") as file:
+        with self._blobs() as file:
             file.seek(start)
             return images.fit(images.read(file.read(end - start), depth=manifest["depth"]).pixels, size)
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether the pictures are here; a comparison that was opened from a bundle may have come without."""
+        return (self.folder / "blobs.bin").exists()
+
+    def _blobs(self) -> BinaryIO:
+        try:
+            return (self.folder / "blobs.bin").open("rb")
+        except FileNotFoundError:
+            raise DataError("data.missing", f"The pictures of {self.name} are not here; only their numbers came along.") from None
 
     def counts(self, split: Split) -> dict[str, int]:
         """Return the number of images of each part."""
@@ -85,7 +97,7 @@ class ImageSet:
         offsets, depth = manifest["offsets"], manifest["depth"]
         dtype = np.uint8 if depth == 8 else np.uint16
         pixels = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(len(self), size, size, 3))
-        with (self.folder / "blobs.bin").open("rb") as file:
+        with self._blobs() as file:
             for index in range(len(self)):
                 data = file.read(offsets[index + 1] - offsets[index])
                 image = images.fit(images.read(data, depth=depth).pixels, size)

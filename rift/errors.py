@@ -5,7 +5,7 @@ UserError                what the command line prints as `error[CODE]: sentence`
 │                        data.conflict data.too_many data.missing
 ├── ModelError           model.unknown model.weights model.offline
 ├── SettingError         setting.range setting.unknown
-└── RunError             run.memory run.diverged run.disk run.stopped run.missing run.quota
+└── RunError             run.memory run.diverged run.disk run.stopped run.missing run.quota run.read_only
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ class SettingError(UserError):
 class RunError(UserError):
     """A run could not go on; what it had finished is kept."""
 
-    codes = frozenset(["run.memory", "run.diverged", "run.disk", "run.stopped", "run.missing", "run.quota"])
+    codes = frozenset(
+        ["run.memory", "run.diverged", "run.disk", "run.stopped", "run.missing", "run.quota", "run.read_only"]
+    )
 
 
 def of_code(code: str, sentence: str) -> UserError:

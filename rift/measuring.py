@@ -44,9 +44,13 @@ def runs(lab: Lab, name: str, diagnostic: str) -> dict[str, Run]:
 def start(home: Lab, lab: Lab, name: str, asked: Choice, *, device: str = "auto") -> None:
     """Ask for one diagnostic on all finished arms of a comparison of `lab`, which the worker of the lab `home` carries out.
 
-    Raises `setting.range` and `setting.unknown` for wrong settings, `run.missing` where no arm is finished. A measurement of this
+    Raises `setting.range` and `setting.unknown` for wrong settings, `run.missing` where no arm is finished, `run.read_only` for a
+    comparison that was opened from a bundle. A measurement of this
     diagnostic that waits or is at work stays as it is.
     """
+    if lab.read_only:
+        why = "This comparison was opened from a bundle and is read-only; it can be measured where it was trained."
+        raise RunError("run.read_only", why)
     checked, found = catalog.check("diagnostics", asked), runs(lab, name, asked.name)
     if not found:
         raise RunError("run.missing", "No arm of this comparison is finished yet; it can be measured when one is.")
@@ -190,6 +194,7 @@ def pictures(lab: Lab, name: str, diagnostic: str, found: Mapping[str, Mapping[s
         return
     order, shown = service.order_of(lab, name)[0], runs(lab, name, diagnostic)
     places: dict[str, int] = {}
+    photos = (lab.data / order.natural / "blobs.bin").exists()
     left = MOST_PICTURES
     for row in module.gallery(found):
         cells = []
@@ -199,10 +204,11 @@ def pictures(lab: Lab, name: str, diagnostic: str, found: Mapping[str, Mapping[s
                 places = places or _places(lab, order.data)
                 place = ("set", order.data, places[cell["id"]]) if cell["id"] in places else None
             elif "natural" in cell:
-                place = ("set", order.natural, int(cell["natural"]))
+                place = ("set", order.natural, int(cell["natural"])) if photos else None
             elif catalog.captures(diagnostic) and cell.get("arm") in shown and (one := shown[cell["arm"]].measured(diagnostic)):
-                stem = measures.captures_path(shown[cell["arm"]], Choice(name=diagnostic, options=one["settings"])).stem
-                place = ("captured", shown[cell["arm"]].id, stem, str(cell["array"]), int(cell["index"]))
+                kept = measures.captures_path(shown[cell["arm"]], Choice(name=diagnostic, options=one["settings"]))
+                if kept.exists():
+                    place = ("captured", shown[cell["arm"]].id, kept.stem, str(cell["array"]), int(cell["index"]))
             if place is not None:
                 cells.append({"caption": str(cell["caption"]), "place": place})
         left -= len(cells)
@@ -211,7 +217,8 @@ def pictures(lab: Lab, name: str, diagnostic: str, found: Mapping[str, Mapping[s
 
 
 def _places(lab: Lab, data: str) -> dict[str, int]:
-    return {str(id): place for place, id in enumerate(dataset.load(lab.data / data).ids)}
+    images = dataset.load(lab.data / data)
+    return {str(id): place for place, id in enumerate(images.ids)} if images.has_pictures else {}
 
 
 def captured(lab: Lab, run: str, stem: str, array: str, index: int) -> np.ndarray:

@@ -42,11 +42,13 @@ def write(
     path: Path,
     *,
     natural: np.ndarray | None = None,
+    galleries: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write a comparison document and what was measured (by arm, then diagnostic) as one page; `run.disk` when it cannot.
 
     `measures` are those of each arm's first run; the entry "pretrained", the model compared with itself, may come first.
-    `natural` are the natural images `(n, h, w, 3)`; a dozen of them is shown with what each model calls them.
+    `natural` are the natural images `(n, h, w, 3)`; a dozen of them is shown with what each model calls them. `galleries` are
+    rows of other pictures: `caption`, and `pictures` with `caption` and `uri`, as `data_uri` gives it.
     """
     values = {
         "document": document,
@@ -55,7 +57,8 @@ def write(
         "table": overview.table(document, measures),
         "sections": [*_tradeoff(document), *sections(measures)],
         "unmeasured": unmeasured(document, measures),
-        "photos": [{**one, "uri": _data_uri(natural[one["index"]])} for one in photos(measures)] if natural is not None else [],
+        "photos": [{**one, "uri": data_uri(natural[one["index"]])} for one in photos(measures)] if natural is not None else [],
+        "galleries": galleries,
         "files_": {kind: files(document["data"].get(kind)) for kind in ("changed", "skipped", "warnings")},
     }
     _write(path, "report.html.j2", document["version"], values)
@@ -251,5 +254,6 @@ def files(rows: Sequence[Mapping[str, str]] | None) -> dict[str, Any]:
     return {"rows": rows[:MOST_ROWS], "more": max(0, len(rows) - MOST_ROWS), "count": len(rows)}
 
 
-def _data_uri(pixels: np.ndarray) -> str:
-    return "data:image/jpeg;base64," + base64.b64encode(images.jpeg(images.fit(pixels, PHOTO_PIXELS))).decode()
+def data_uri(pixels: np.ndarray, size: int = PHOTO_PIXELS) -> str:
+    """Return a picture `(h, w, 3)` as an address that holds all of it, cut to a square of `size` px."""
+    return "data:image/jpeg;base64," + base64.b64encode(images.jpeg(images.fit(pixels, size))).decode()

@@ -194,6 +194,11 @@ class Lab:
         except OSError as error:
             raise RunError("run.disk", f"The lab folder {self.root} cannot be made: {error.strerror or error}.") from error
 
+    @property
+    def read_only(self) -> bool:
+        """Whether it was opened from a bundle: it is looked at, and nothing is trained or measured in it."""
+        return (self.root / "opened.json").exists()
+
     def submit(self, experiment: Experiment) -> Run:
         """Create the run's directory, which queues it; an equal experiment gives the same run, never a second one."""
         path = self._runs / experiment.id

@@ -261,7 +261,8 @@ def write_report(lab: Lab, name: str) -> Path:
     measured = (file.stat().st_mtime for run in runs(arms(lab, name)) for file in run.path.glob("measures/*.json"))
     if not path.exists() or document["created"] > _written(path) or max(measured, default=0.0) > path.stat().st_mtime:
         natural = load(lab.data / order_of(lab, name)[0].natural)
-        report.write(document, measures(lab, name), path, natural=natural.pixels(report.PHOTO_PIXELS))
+        photos = natural.pixels(report.PHOTO_PIXELS) if natural.has_pictures else None
+        report.write(document, measures(lab, name), path, natural=photos)
     return path
 
 
@@ -295,3 +296,9 @@ def comparisons(lab: Lab) -> list[str]:
     """Return the ids of a lab's comparisons, newest first."""
     found = lab.comparisons.glob("*/order.json")
     return [path.parent.name for path in sorted(found, key=lambda path: -path.stat().st_mtime_ns)]
+
+
+def forget() -> None:
+    """Drop what this process remembers of comparisons, as when some were deleted."""
+    for remembered in (_run_ids, _sizes):
+        remembered.cache_clear()

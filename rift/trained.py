@@ -67,3 +67,8 @@ def epochs(run: Run) -> tuple[int, ...]:
 def epoch_path(run: Run, epoch: int) -> Path:
     """Return where the weights after an epoch are kept."""
     return run.path / "epochs" / f"{epoch:04d}.safetensors"
+
+
+def forget() -> None:
+    """Drop the finetuned models that this process remembers, as when their runs were deleted."""
+    _finetuned.cache_clear()

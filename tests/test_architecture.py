@@ -22,7 +22,9 @@ FLOORS = (
     "jobs",
     "service following notebook",
     "api ask naming measuring exercises watching",
-    "sweeping example calibration remote lending linked strengths",
+    "sweeping example calibration remote lending linked strengths history export plain sealed",
+    "sharing bundle",
+    "storage",
     "cli ui",
     "__main__",
 )

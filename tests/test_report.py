@@ -176,7 +176,7 @@ def test_numbers_are_never_rounded_to_perfect():
 
 def test_deep_pictures_are_shown_as_bright_as_shallow_ones():
     shallow = np.full((8, 8, 3), 200, np.uint8)
-    assert report._data_uri(shallow) == report._data_uri(shallow.astype(np.uint16) * 257)
+    assert report.data_uri(shallow) == report.data_uri(shallow.astype(np.uint16) * 257)
 
 
 def test_photos_are_spread_over_the_set_and_carry_three_names(measures):

@@ -115,7 +115,7 @@ def test_a_duration_is_said_as_a_person_says_it(seconds, words):
 def test_every_tab_is_there_in_order_with_a_figure_for_each_diagnostic(page):
     blocks, _ = page
     titles = [module.TITLE for _, module in ui.pages()]
-    assert titles == ["1 Data", "2 Train", "3 Watch", "4 Compare", "5 Learn"]
+    assert titles == ["1 Data", "2 Train", "3 Watch", "4 Compare", "5 Keep", "6 Learn"]
     assert [module.ORDER for _, module in ui.pages()] == sorted(module.ORDER for _, module in ui.pages())
     marks = {block.elem_id for block in blocks.blocks.values() if getattr(block, "elem_id", None)}
     assert {f"tab-{name}" for name, _ in ui.pages()} <= marks

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import gradio as gr
 
-from rift import __version__, example
+from rift import __version__, bundle, example
 from rift.errors import SettingError
 from rift.runs import Lab
 from rift.ui import endpoints, hosted, state, tabs
@@ -26,9 +26,7 @@ and see what it learns and what it forgets.</p><p class="warn">Research demo, no
 
 def build(lab: Lab, device: str = "auto") -> tuple[gr.Blocks, Files]:
     """Return the page over a lab and the files it serves."""
-    labs = {"lab": lab}
-    if (shipped := example.place(lab.root / "example")) is not None:
-        labs["example"] = shipped
+    labs = bundle.Labs(lab, example.place(lab.root / "example"))
     files = Files(labs, lab)
     with gr.Blocks(title="RIFT Lab", analytics_enabled=False, delete_cache=(3600, 86400)) as blocks:
         memory = gr.BrowserState(dict(REMEMBERED), storage_key="rift-lab", secret="rift-lab-1")
@@ -42,7 +40,7 @@ def build(lab: Lab, device: str = "auto") -> tuple[gr.Blocks, Files]:
         with gr.Tabs(selected="data", elem_id="tabs", overflow_behavior="wrap") as bar_of_tabs:
             app = App(labs, files, device, blocks, memory, mark, bar_of_tabs, ready)
             for name, module in pages():
-                with gr.Tab(module.TITLE, id=name, elem_id=f"tab-{name}", render_children=True):
+                with gr.Tab(module.TITLE, id=name, elem_id=f"tab-{name}", render_children=True) as app.tab:
                     module.build(app)
         with bar:
             state.connect(app)

@@ -1,4 +1,5 @@
-"""What the page fetches beside Gradio: pictures and documents of the lab, each under a signed token and nothing else.
+"""What the page fetches beside Gradio: pictures and documents of the lab, each under a signed token and nothing else, and the
+one page that a shared link opens.
 
 Gradio's own cache can be read by anyone who has the address of a file, so no user's picture goes through it. A token says
 which picture of which set; it is signed with the lab's own secret, so none can be made up, and it outlives a restart.
@@ -8,16 +9,18 @@ from __future__ import annotations
 
 import json
 import secrets
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from itsdangerous import BadSignature, URLSafeSerializer
+from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
-from rift import ask, dataset, images, measuring, service
+from rift import ask, bundle, dataset, export, images, measuring, plain, service, sharing
 from rift.errors import UserError
 from rift.runs import Lab, write_bytes
 
@@ -29,12 +32,27 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
 }
 
+SHARED = HEADERS | {"Cache-Control": "no-store", "X-Robots-Tag": "noindex"}
+GONE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>Nothing here · RIFT Lab</title>
+<style>
+  body { font: 1.1rem/1.6 system-ui, sans-serif; max-width: 34rem; margin: 4rem auto; padding: 0 1rem; }
+  h1 { font-size: 1.4rem; }
+</style>
+<h1>There is nothing under this link</h1>
+<p>It was revoked by whoever shared it, what it showed was deleted, or it was never given out. Ask for a new link.</p></html>"""
+DOCUMENTS: dict[str, Callable[[Lab, str], str]] = {
+    "comparison.json": lambda lab, name: json.dumps(service.result(lab, name), indent=1, ensure_ascii=False),
+    "numbers.csv": export.numbers,
+    "predictions.csv": export.predictions,
+}
+
 
 class Files:
     """Makes the addresses and answers them; `labs` maps a short name to each lab that the page shows."""
 
     def __init__(self, labs: Mapping[str, Lab], home: Lab):
-        self.labs = dict(labs)
+        self.labs, self.home = labs, home
         self._sign = URLSafeSerializer(_secret(home.root / "secret"))
 
     def picture(self, lab: str, data: str, index: int, size: int = 96) -> str:
@@ -50,8 +68,16 @@ class Files:
         return "rift/photo/" + self._sign.dumps([lab, key], "photo")
 
     def document(self, lab: str, comparison: str, name: str) -> str:
-        """Return the address of a comparison's `report.html` or `comparison.json`."""
+        """Return the address of one of the `DOCUMENTS` of a comparison."""
         return f"rift/document/{self._sign.dumps([lab, comparison, name], 'document')}/{name}"
+
+    def weights(self, lab: str, run: str, name: str) -> str:
+        """Return the address of a run's whole model, `finetuned.safetensors`, or of the lines that load it, `load.py`."""
+        return f"rift/weights/{self._sign.dumps([lab, run, name], 'weights')}/{name}"
+
+    def bundled(self, lab: str, comparison: str, pictures: bool, weights: bool) -> str:
+        """Return the address of a comparison as one zip."""
+        return f"rift/bundle/{self._sign.dumps([lab, comparison, pictures, weights], 'bundle')}/{comparison}.rift.zip"
 
     def routes(self) -> list[Route]:
         """Return the routes that answer these addresses."""
@@ -60,6 +86,9 @@ class Files:
             Route("/rift/captured/{token}", self._guarded("captured", self._captured)),
             Route("/rift/photo/{token}", self._guarded("photo", self._photo)),
             Route("/rift/document/{token}/{name}", self._guarded("document", self._document)),
+            Route("/rift/weights/{token}/{name}", self._guarded("weights", self._weights)),
+            Route("/rift/bundle/{token}/{name}", self._guarded("bundle", self._bundle)),
+            Route("/rift/shared/{token}", self._shared),
         ]
 
     def _guarded(self, kind: str, answer: Callable[[Any], Response]) -> Callable[[Request], Response]:
@@ -92,8 +121,42 @@ class Files:
         lab, comparison, name = token
         if name == "report.html":
             return FileResponse(service.write_report(self.labs[lab], comparison), headers=HEADERS, filename=name)
-        text = json.dumps(service.result(self.labs[lab], comparison), indent=1, ensure_ascii=False)
-        return Response(text, 200, HEADERS | {"Content-Disposition": f'attachment; filename="{name}"'}, "application/json")
+        text = DOCUMENTS[name](self.labs[lab], comparison)
+        kind = "text/csv" if name.endswith(".csv") else "application/json"
+        return Response(text, 200, HEADERS | _saved(name), kind)
+
+    def _weights(self, token: tuple[str, str, str]) -> Response:
+        lab, name, file = token
+        run = self.labs[lab].run(name)
+        lines = plain.write(self.labs[lab], run)
+        if file == "load.py":
+            return Response(lines, 200, HEADERS | _saved(file), "text/x-python")
+        return FileResponse(run.path / "plain.safetensors", headers=HEADERS, filename=plain.FILE)
+
+    def _bundle(self, token: tuple[str, str, bool, bool]) -> Response:
+        """Write the zip for this one answer and delete it when it is sent."""
+        lab, comparison, pictures, weights = token
+        folder = tempfile.TemporaryDirectory(dir=self.home.root, prefix=".bundle-")
+        try:
+            path = bundle.write(self.labs[lab], comparison, Path(folder.name) / "it.zip", pictures=pictures, weights=weights)
+        except BaseException:
+            folder.cleanup()
+            raise
+        name = f"{comparison}.rift.zip"
+        return FileResponse(path, headers=HEADERS, filename=name, background=BackgroundTask(folder.cleanup))
+
+    def _shared(self, request: Request) -> Response:
+        """Answer a shared link; whoever has no valid one learns nothing, not even whether there ever was one."""
+        try:
+            share = sharing.find(self.home, request.path_params["token"])
+            page = sharing.page(self.home, self.labs, share)
+        except (UserError, LookupError, OSError):
+            return Response(GONE, 404, SHARED, "text/html")
+        return Response(page.read_bytes(), 200, SHARED, "text/html")
+
+
+def _saved(name: str) -> dict[str, str]:
+    return {"Content-Disposition": f'attachment; filename="{name}"'}
 
 
 def _secret(path: Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -45,7 +45,7 @@ class Shown(NamedTuple):
 class App:
     """One page over a lab; tabs add themselves to `follow` (told at every step) and `show` (told when results are there)."""
 
-    labs: dict[str, Lab]  # "lab", and "example" where there is one
+    labs: Mapping[str, Lab]  # "lab", "example" where there is one, and what was opened from bundles, as they are now
     files: Files
     device: str
     blocks: gr.Blocks
@@ -53,6 +53,7 @@ class App:
     mark: gr.Textbox  # its change is that of the memory
     tabs: gr.Tabs
     ready: gr.State  # the comparison whose results are on show, and how many runs they are of
+    tab: Any = None  # the tab that is built now; its `select` says when it is opened
     follow: list[tuple[list[Any], Callable[[Shown], list[Any]]]] = field(default_factory=list)
     show: list[tuple[list[Any], Callable[[Shown], list[Any]]]] = field(default_factory=list)
     _bundled: str = ""
@@ -88,7 +89,7 @@ class App:
 
     def bundled(self) -> str:
         """Return the digest of the bundled photos, read into the lab when they are first needed."""
-        if not self._bundled:
+        if not self._bundled or not (self.lab.data / self._bundled).exists():  # it goes when all data are deleted
             self._bundled = catalog.door("natural", "bundled")(self.lab.data).digest
         return self._bundled
 
@@ -134,9 +135,12 @@ def connect(app: App) -> None:
 
     def fresh(memory: dict[str, str], request: gr.Request) -> Any:
         """Attach a reloaded page, a second tab or a link `?run=` to its comparison."""
-        linked = dict(request.query_params).get("run", "") if request else ""
-        memory = {**REMEMBERED, **(memory or {})}
-        return {**memory, "comparison": f"lab/{linked}"} if linked in service.comparisons(app.lab) else memory
+        asked = dict(request.query_params) if request else {}
+        memory, linked = {**REMEMBERED, **(memory or {})}, asked.get("run", "")
+        if "deleted" in asked:
+            gr.Info("All of it is deleted; the page is as new.")
+        home = next((home for home, lab in app.labs.items() if linked and linked in service.comparisons(lab)), "")
+        return {**memory, "comparison": f"{home}/{linked}"} if home else memory
 
     inputs = [app.memory, seen, ready]
     opened = app.blocks.load(fresh, app.memory, app.memory, **PRIVATE)
@@ -164,12 +168,15 @@ def _bar(here: Shown, status: Status) -> str:
     state, message = WORDS[status.state], status.message
     if here.home == "example":
         state, message = "Example", "A finished comparison to look around in. Bring your own images on the Data tab."
+    elif here.lab.read_only:
+        state, message = "Opened", "From a bundle, read-only."
     left = "" if status.seconds_left is None else f"about {duration(status.seconds_left)} left"
     closing = "Safe to close this tab: the work goes on." if status.active else ""
     return html(
         '<div class="rift status {name}"><b class="state" aria-live="polite">{state}</b><span class="message">{message}</span>'
         '<progress max="1" value="{progress}" aria-label="Progress"></progress><span class="left">{left}</span>'
-        "<small>{closing}</small></div>",
+        '<small>{closing}</small><button type="button" class="copy" data-copy="?run={id}">Copy link</button></div>',
+        id=here.id,
         name=status.state,
         state=state,
         message=message,

@@ -14,7 +14,7 @@ from rift import images
 from rift.ui.diagnostic import title
 from rift.ui.tabs import compare
 
-TABS = ("Data", "Train", "Watch", "Compare", "Learn")
+TABS = ("Data", "Train", "Watch", "Compare", "Keep", "Learn")
 
 
 def kinds(seed: int, each: int = 8, names: tuple[str, ...] = ("dark", "light"), prefix: str = "") -> dict[str, bytes]:

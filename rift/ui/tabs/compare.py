@@ -65,7 +65,6 @@ def build(app: App) -> None:
             app.show.append(([photos], lambda here: [_photos(app, here)]))
     _connect(app, timer, pages, tabs, groups)
     linked.connect(app, {name: page for name, page in pages.items() if isinstance(page, Page)})
-    _other(app)
 
 
 def _connect(app: App, timer: gr.Timer, pages: dict[str, Page | Strengths], tabs: dict[str, Any], groups: dict[str, Any]) -> None:
@@ -155,7 +154,8 @@ def _heading(app: App, here: Shown) -> Any:
     ]
     note = "This is the example that comes with the app: synthetic drawings, not patients. " if here.home == "example" else ""
     return html(
-        '<div class="rift"><h2>{title}</h2><p class="about">{note}{about}</p><p class="links">{links}</p></div>',
+        '<div class="rift"><h2>{title}</h2><p class="about">{note}{about}</p><p class="links">{links}'
+        '<button type="button" class="plain" data-keep="history">All comparisons</button></p></div>',
         title=naming.title(here.lab, here.id),
         note=note,
         about=about,
@@ -196,20 +196,3 @@ def _photos(app: App, here: Shown) -> Any:
         "over the set; none was picked for its answer."
     )
     return html('<div class="rift"><p class="about">{about}</p>{part}</div>', about=about, part=report.part("photos", rows))
-
-
-def _other(app: App) -> None:
-    """Let an earlier comparison of this lab be looked at again."""
-    with gr.Accordion("Other comparisons of this lab", open=False):
-        pick = gr.Dropdown([], label="Comparison", elem_id="pick-comparison")
-
-    def choices(memory: dict[str, str]) -> Any:
-        here = app.shown(memory)
-        found = [
-            (f"{home}/{name}", naming.label(lab, name)) for home, lab in app.labs.items() for name in service.comparisons(lab)
-        ]
-        return gr.Dropdown([(label, key) for key, label in found], value=here.key if here else None)
-
-    app.blocks.load(choices, app.memory, pick, **PRIVATE)
-    app.mark.change(choices, app.memory, pick, **PRIVATE)
-    pick.input(lambda key, memory: {**memory, "comparison": key}, [pick, app.memory], app.memory, **PRIVATE)

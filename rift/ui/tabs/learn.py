@@ -16,7 +16,7 @@ from rift.ui import exercise
 from rift.ui.state import App
 from rift.ui.widgets import PRIVATE, html, join
 
-TITLE, ORDER = "5 Learn", 5
+TITLE, ORDER = "6 Learn", 6
 ABOUT = """
 <div class="rift"><h2>Limits</h2><ul class="limits">{limits}</ul>
 <h2>Glossary</h2><dl class="glossary">{glossary}</dl>
