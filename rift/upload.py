@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rift import archive, labeled
+from rift import archive, labeled, patients
 from rift.archive import LOCAL, Limits, Listing, plain
 from rift.dataset import ImageSet, store
 from rift.errors import DataError
@@ -51,7 +51,7 @@ def read(
         raise DataError("data.missing", f"There is nothing at {plain(str(path))!r}; give a zip, a folder or an npz.")
 
     def keep(entries: list[Entry]) -> ImageSet:
-        return store(
+        images = store(
             _with_patients(entries, notes),
             root,
             name=name or path.stem,
@@ -62,6 +62,7 @@ def read(
             notes=notes,
             progress=progress,
         )
+        return patients.remember(images, notes.columns) if least > 1 else images
 
     if path.is_file() and path.suffix.lower() == ".npz":
         return keep(_arrays(path, limits))

@@ -11,17 +11,18 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = (
-    "errors config",
+    "errors config memory",
     "catalog archive images model similarity statistics figures vocabulary runs findings stratify",
     "review table snapshot views captures verdict layers",
     "dataset labeled differences",
+    "patients",
     "upload backbones tasks methods regularizers natural samples trained",
-    "train diagnostics toys pretrain measures tradeoff tuning overview",
+    "train diagnostics toys pretrain measures tradeoff tuning overview drafts",
     "trials reference",
     "recipe report comparison estimate measurement",
-    "jobs",
+    "jobs lineup",
     "service following",
-    "api ask naming measuring",
+    "api ask naming measuring twin outlook",
     "sweeping example calibration",
     "cli ui",
     "__main__",
