@@ -100,7 +100,7 @@ def fields(arms: Sequence[ArmOrder]) -> dict[str, Any]:
     """Return the fields of an `Order` for these arms: their product where they are one, so that equal arms have one id."""
     wanted = checked(arms)
     penalties = [arm for arm in wanted if arm.regularizer.name != "none"]
-    whole = {
+    whole: dict[str, Any] = {
         "methods": _once(arm.method for arm in wanted),
         "regularizers": _once(arm.regularizer for arm in penalties),
         "strengths": _once(arm.strength for arm in penalties),
@@ -129,7 +129,7 @@ def asked(
         if any(tuple(given) != default for given, default in zip((methods, regularizers, strengths), _DEFAULTS, strict=True)):
             raise SettingError("setting.unknown", "Give the arms one by one, or method, regularizer and strength, not both.")
         return fields([parse(text) for text in arms])
-    found = {
+    found: dict[str, Any] = {
         "methods": tuple(catalog.check("methods", catalog.parse(text)) for text in methods),
         "regularizers": tuple(catalog.check("regularizers", catalog.parse(text)) for text in regularizers),
         "strengths": tuple(strengths),

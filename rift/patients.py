@@ -39,7 +39,7 @@ class Offer(NamedTuple):
     groups: list[int] | None
 
     @property
-    def count(self) -> int:
+    def patients(self) -> int:
         """How many patients there are."""
         return len(set(self.groups or []))
 
@@ -54,9 +54,9 @@ def remember(images: ImageSet, columns: Mapping[str, Mapping[str, str]]) -> Imag
 
     `columns` are those of its table that were not read, `{name: {id: value}}`.
     """
-    alone = images.groups is None
-    found = {AUTO: Offer(ALONE, None) if alone else Offer("what the upload says", images.groups.tolist())}
-    seen = [] if alone else [_numbers(images.groups.tolist())]
+    given = None if images.groups is None else images.groups.tolist()
+    found = {AUTO: Offer("what the upload says" if given else ALONE, given)}
+    seen = [_numbers(given)] if given else []
     ids = images.ids.tolist()
     ways = [(f"column:{name}", f"the column {name!r}", [values.get(id, "") for id in ids]) for name, values in columns.items()]
     ways += [(key, said, [of(id) for id in ids]) for key, (said, of) in NAMES.items()]
@@ -65,7 +65,7 @@ def remember(images: ImageSet, columns: Mapping[str, Mapping[str, str]]) -> Imag
         if len(found) <= MOST and groups not in seen and _can_be_split(images, values, groups):
             seen.append(groups)
             found[key] = Offer(said, groups)
-    if not alone:
+    if given:
         found[NONE] = Offer(ALONE, None)
     _write(images.folder, {"patients": AUTO, "origin": images.digest, "offers": {key: list(one) for key, one in found.items()}})
     return images
@@ -130,7 +130,7 @@ def _report(images: ImageSet, offer: Offer) -> Report:
     kept = tuple(item for item in images.report.warnings if item.code not in ("data.groups", "data.leak"))
     notes = Notes(warnings=list(kept))
     if offer.groups is not None:
-        message = f"Patients are told by {offer.said}: {offer.count} of them, each kept in one part of the split."
+        message = f"Patients are told by {offer.said}: {offer.patients} of them, each kept in one part of the split."
         notes.warnings.append(Item(file="", code="data.groups", message=message))
         if {"test", "validation"} & set(images.given.tolist()):
             leak(_sided(images, offer.groups), notes)
@@ -155,5 +155,5 @@ def _read(folder: Path) -> dict[str, Any]:
 def _write(folder: Path, more: Mapping[str, Any]) -> None:
     handle, partial = tempfile.mkstemp(dir=folder, prefix=".manifest-")
     with os.fdopen(handle, "w") as file:
-        json.dump(_read(folder) | more, file)
+        json.dump(_read(folder) | dict(more), file)
     os.replace(partial, folder / "manifest.json")

@@ -59,7 +59,7 @@ def parse(data: bytes, most_rows: int) -> Table:
         raise DataError("data.label", f"The finding {plain(wrong)!r} holds a semicolon, which separates findings; rename it.")
     read = {*columns.values(), *findings}
     unread = {place: plain(name) or f"column {place + 1}" for place, name in enumerate(header) if place not in read}
-    others: dict[str, list[str]] = {name: [] for name in list(unread.values())[:MOST_OTHERS]}
+    values: dict[str, list[str]] = {name: [] for name in list(unread.values())[:MOST_OTHERS]}
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     rows = []
     try:
@@ -70,7 +70,7 @@ def parse(data: bytes, most_rows: int) -> Table:
                 marks = {"label": _marked(cells, findings, reader.line_num)} if several else {}
                 rows.append((reader.line_num, row | marks))
                 for place, name in list(unread.items())[:MOST_OTHERS]:
-                    others[name].append(plain(cells[place]))
+                    values[name].append(plain(cells[place]))
             if len(rows) > most_rows:
                 raise DataError("data.too_many", f"The table has more than the {most_rows:,} rows that are taken.")
     except csv.Error as error:
@@ -78,7 +78,7 @@ def parse(data: bytes, most_rows: int) -> Table:
         raise DataError("data.label", f"Line {reader.line_num} of the table cannot be read ({reason}); mend it.") from None
     if not rows:
         raise DataError("data.label", "The table has a header but no rows; list one image per line.")
-    return Table(rows, encoding, tuple(findings.values()), tuple(unread.values()), others)
+    return Table(rows, encoding, tuple(findings.values()), tuple(unread.values()), values)
 
 
 def _row(cells: list[str], width: int, columns: dict[str, int | None], line: int) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def test_a_column_of_the_table_can_name_the_patient(tmp_path):
     images = upload.read(source, tmp_path / "lab")
     found = patients.offers(images)
     assert list(found) == ["auto", "column:who"], "two sexes are no patients, and neither are 24 numbers of 24 images"
-    assert found["column:who"].count == 6 and patients.chosen(images) == "auto" and images.groups is None
+    assert found["column:who"].patients == 6 and patients.chosen(images) == "auto" and images.groups is None
 
     grouped = patients.choose(images, "column:who")
     assert patients.chosen(grouped) == "column:who" and grouped.digest != images.digest
@@ -52,7 +52,7 @@ def test_file_names_and_folders_can_name_the_patient(tmp_path):
     images = upload.read(unpacked(tmp_path / "set", files), tmp_path / "lab")
     found = patients.offers(images)
     assert list(found) == ["auto", "prefix:-", "folder"], "up to the _ each name is another"
-    assert found["prefix:-"].count == 4 and found["folder"].count == 8, "patient 0 of a is that of b, or is not"
+    assert found["prefix:-"].patients == 4 and found["folder"].patients == 8, "patient 0 of a is that of b, or is not"
     assert len(set(patients.choose(images, "folder").groups.tolist())) == 8
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shlex
 from collections.abc import Iterator
 
 import gradio as gr
@@ -14,17 +13,15 @@ from markupsafe import Markup
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from rift import api, catalog, cli, images, service, ui
+from rift import api, catalog, images, ui
 from rift.config import Choice, Training
 from rift.dataset import store
 from rift.errors import DataError, SettingError
 from rift.review import Entry
 from rift.runs import Lab
-from rift.service import Order
 from rift.ui import widgets
 from rift.ui.files import Files
 from rift.ui.state import duration
-from rift.ui.tabs import train
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 
@@ -207,45 +204,3 @@ def test_a_set_of_findings_is_summed_up_finding_by_finding(served, lab):
     event = {"event": "epoch", "epoch": 1, "epochs": 2, "validation_accuracy": 0.9, "validation_average_precision": 0.4}
     assert "<td>0.400</td>" in watch._log({"none": [event]})
     assert "<td>0.900</td>" in watch._log({"none": [event | {"validation_average_precision": None}]})
-
-
-@pytest.mark.parametrize(
-    "order",
-    [
-        {},
-        {"training": Training(epochs=3, learning_rate=1e-5, augment="none", split_seed=7), "strengths": (0.25,)},
-        {"regularizers": (Choice(name="rift", options={"statistics": "running"}),), "seeds": 3},
-        {"training": Training(shots=5, balanced=True)},
-        {"methods": (Choice(name="linear"),), "backbone": Choice(name="embedded", options={"init": "random"})},
-    ],
-)
-def test_the_command_asks_for_the_same_experiments(order, monkeypatch):
-    menus = {"regularizers": "regularizers", "methods": "methods"}
-    checked = {
-        key: tuple(catalog.check(menus[key], one) for one in value) if key in menus else value for key, value in order.items()
-    }
-    asked = Order(data="d", natural="n", **{"regularizers": (catalog.check("regularizers", Choice(name="rift")),), **checked})
-    asked = asked.model_copy(update={"backbone": catalog.check("backbones", asked.backbone)})
-    words = shlex.split(train._command(asked, "my images.zip", {"natural_source": "my photos.zip"}))
-    assert words[:4] == ["python", "-m", "rift", "compare"]
-
-    caught = {}
-    monkeypatch.setattr(
-        api, "compare", lambda data, out, **given: caught.update(given, data=data) or {"arms": [], "differences": []}
-    )
-    monkeypatch.setattr(cli, "_print", lambda *given: None)
-    cli.app(words[3:], standalone_mode=False)
-    assert caught["data"] == "my images.zip" and caught["natural"] == "my photos.zip"
-    again = Order(
-        data="d",
-        natural="n",
-        backbone=catalog.check("backbones", catalog.parse(caught["backbone"])),
-        methods=tuple(map(catalog.parse, caught["methods"])),
-        regularizers=tuple(map(catalog.parse, caught["regularizers"])),
-        strengths=tuple(caught["strengths"]),
-        training=api.settings_of(caught["training"]),
-        seeds=caught["seeds"],
-    )
-    assert [(arm.name, [run.id for run in runs]) for arm, runs in service.experiments(again)] == [
-        (arm.name, [run.id for run in runs]) for arm, runs in service.experiments(asked)
-    ]
