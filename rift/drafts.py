@@ -1,7 +1,7 @@
 """Classes under construction: pictures that a person drops or takes one class at a time, kept in the lab until they are used.
 
 A draft is a folder `drafts/<key>/` of the lab: `draft.json` names the classes and their pictures, which lie beside it by the hash
-of their bytes. The key is made here and told to one browser alone, so a reload finds its draft and nobody else does.
+of their bytes. The key of 128 random bits is one browser's own, so a reload finds its draft and nobody else does.
 """
 
 from __future__ import annotations
@@ -54,11 +54,6 @@ class Draft(BaseModel):
     def count(self) -> int:
         """How many pictures there are."""
         return sum(len(one.pictures) for one in self.classes)
-
-
-def key() -> str:
-    """Return a new key of 128 bits; nothing is stored before something is added."""
-    return secrets.token_hex(16)
 
 
 def read(lab: Lab, key: str) -> Draft:
@@ -191,7 +186,9 @@ def _class(draft: Draft, place: int) -> Group:
 
 
 def _home(lab: Lab, key: str) -> Path:
-    return lab.root / "drafts" / (key if key.isalnum() else "-")  # a key from outside never leaves the folder
+    return (
+        lab.root / "drafts" / (key if key.isalnum() and 16 <= len(key) <= 64 else "-")
+    )  # a key from outside never leaves the folder
 
 
 @contextmanager

@@ -102,8 +102,8 @@ def load(data: bytes | str) -> Saved:
     a name or a value that is not allowed.
     """
     if len(data) > MOST_BYTES:
-        got = f"{len(data) // 1000} kB; a file of settings has at most {MOST_BYTES // 1000} kB"
-        raise SettingError("setting.range", f"The file has {got}. Choose one that was saved here.")
+        most = f"{MOST_BYTES // 1000} kB"
+        raise SettingError("setting.range", f"The file has over {most}, more than settings can; choose one that was saved here.")
     try:
         values = json.loads(data)
     except (ValueError, RecursionError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+
 import pytest
 
 from rift import archive, dataset, drafts, upload
@@ -17,7 +19,7 @@ def lab(tmp_path) -> Lab:
 
 
 def filled(lab, each: int = 4) -> str:
-    key = drafts.key()
+    key = secrets.token_hex(16)
     for place in range(2):
         assert drafts.add(lab, key, place, [(f"{i}.png", picture(10 * place + i)) for i in range(each)]) == []
     return key
@@ -37,7 +39,7 @@ def test_a_draft_is_found_again_and_used_as_an_upload_would_be(lab, tmp_path):
 
 
 def test_bad_pictures_are_named_and_the_good_ones_kept(lab):
-    key = drafts.key()
+    key = secrets.token_hex(16)
     good = picture(1)
     remarks = drafts.add(
         lab, key, 0, [("good.png", good), ("a/b\\evil<img>.gif", b"GIF89a"), ("cut.png", picture(2)[:60]), ("again.png", good)]
@@ -80,8 +82,8 @@ def test_classes_are_added_removed_cleared_and_named(lab):
 
 def test_what_cannot_be_used_is_told_and_nothing_is_stored(lab):
     with pytest.raises(DataError, match="no picture yet"):
-        drafts.use(lab, drafts.key())
-    key = drafts.key()
+        drafts.use(lab, secrets.token_hex(16))
+    key = secrets.token_hex(16)
     drafts.add(lab, key, 0, [(f"{i}.png", picture(i)) for i in range(4)])
     with pytest.raises(DataError) as caught:
         drafts.use(lab, key)

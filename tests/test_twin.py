@@ -27,6 +27,11 @@ def lab(tmp_path_factory) -> Lab:
     return Lab(tmp_path_factory.mktemp("twin") / "lab")
 
 
+@pytest.fixture(scope="module")
+def sets(lab):
+    return api.open_data(SAMPLE, lab.data), api.open_natural("bundled", lab.data)
+
+
 @pytest.fixture
 def placed(monkeypatch, tmp_path):
     """Run a command line or a program as far as the order that it places, and return that order's id."""
@@ -57,12 +62,18 @@ def orders() -> list[dict]:
 
 
 @pytest.mark.parametrize("number", range(5))
-def test_command_and_program_ask_for_the_very_same_order(lab, placed, number):
+def test_command_and_program_ask_for_the_very_same_order(lab, sets, placed, number, monkeypatch):
     given = orders()[number]
-    images, natural = api.open_data(SAMPLE, lab.data), api.open_natural("bundled", lab.data)
+    images, natural = sets
     given = {"task": Choice(name=images.task), "backbone": Choice(name="embedded")} | given
     given |= {"backbone": catalog.check("backbones", given["backbone"])}
     order = Order(data=images.digest, natural=natural.digest, **given)
+
+    def read(data, asked, lab_, out, *more):
+        assert (data, asked, more[:3]) == (SAMPLE, "bundled", (False, "auto", more[2]))
+        return lab, images, natural, dataset.parts(images, order.training, 0)
+
+    monkeypatch.setattr(api, "_read", read)
     words = shlex.split(twin.command(order, images, SAMPLE))
     assert words[:4] == ["python", "-m", "rift", "compare"]
     assert placed(lambda: cli.app(words[3:], standalone_mode=False)) == order.id
@@ -70,6 +81,7 @@ def test_command_and_program_ask_for_the_very_same_order(lab, placed, number):
     assert placed(lambda: exec(twin.python(order, images, SAMPLE), {})) == order.id
 
 
+@pytest.mark.slow
 def test_a_chosen_patient_and_small_classes_are_in_both(lab, placed, tmp_path):
     files = {
         f"{kind}/p{p}_{i}.png": picture(100 * k + 10 * p + i) for k, kind in enumerate("ab") for p in range(9) for i in range(2)
@@ -104,7 +116,7 @@ GOOD = {"rift": "settings", "version": 1, "arms": [{"regularizer": {"name": "non
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b"x" * 70_000, "70 kB; a file of settings has at most 64 kB"),
+        (b"x" * 70_000, "over 64 kB"),
         (b"\xff\xfe", "no JSON"),
         (b"[" * 20_000, "no JSON"),
         (b"[1]", "no settings of RIFT Lab"),
