@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from rift import catalog, comparison, following, service, tuning
+from rift import catalog, comparison, following, lineup, service, tuning
 from rift import report as page
 from rift.comparison import Arm
 from rift.config import PRESETS, SHUFFLED, Choice, Strength, Training
@@ -28,10 +28,12 @@ def compare(
     methods: Sequence[str] = ("full",),
     regularizers: Sequence[str] = ("rift",),
     strengths: Sequence[Strength] = (1.0,),
+    arms: Sequence[str] = (),
     training: Mapping[str, Any] | None = None,
     seeds: int = 1,
     natural: str | Path = "bundled",
     leave_out_small: bool = False,
+    patients: str = "auto",
     task: str | None = None,
     device: str = "auto",
     lab: str | Path | None = None,
@@ -43,8 +45,11 @@ def compare(
 
     It is a dict that has `figures`, `verdicts`, `table` and `report` besides, and shows itself in a notebook.
 
-    `data` and `natural` are what `contract.md` calls DATA; the arm `none` is always there; `task` is the one that the labels ask
-    for, unless another is named. Raises any UserError, and then leaves nothing half stored; `run.stopped` after Ctrl-C, with all
+    `data` and `natural` are what `contract.md` calls DATA; the arm `none` is always there, unless `arms` lists each one as
+    `METHOD+REGULARIZER@STRENGTH`; `patients` says which images belong together (see `patients.choose`); `task` is the one that
+    the labels ask for, unless another is named.
+
+    Raises any UserError, and then leaves nothing half stored; `run.stopped` after Ctrl-C, with all
     finished work kept in the lab.
     """
     out = Path(out)
@@ -53,13 +58,13 @@ def compare(
     wanted = catalog.parse(task) if task else None
     if wanted:
         catalog.check("tasks", wanted)
-    ways, penalties = tuple(map(catalog.parse, methods)), tuple(map(catalog.parse, regularizers))
-    comparison.plan(ways, penalties, strengths)  # a wrong choice is told before the images are read
+    line_up = lineup.asked(methods, regularizers, strengths, arms)  # a wrong choice is told before the images are read
     if device not in ("auto", "cpu", "cuda"):
         raise SettingError("setting.range", f"--device {device!r} is not allowed; use auto, cpu or cuda.")
     if not Path(natural).exists() and not str(natural).endswith(".zip"):
         catalog.check("natural", catalog.parse(str(natural)))  # before the images are read
-    asked = (leave_out_small, wanted, settings, strengths)
+    tried = any(arm.strength == "auto" for arm in line_up["arms"]) if "arms" in line_up else "auto" in line_up["strengths"]
+    asked = (leave_out_small, patients, wanted, settings, tried)
     here, images, others, parts = _read(data, natural, Lab(lab) if lab else None, out, *asked, say)
     counts = images.counts(parts)
     kinds = "findings" if images.task == "multi_label" else "classes"
@@ -68,21 +73,19 @@ def compare(
         data=images.digest,
         natural=others.digest,
         backbone=model,
-        methods=ways,
-        regularizers=penalties,
-        strengths=tuple(strengths),
         training=settings,
         seeds=seeds,
         task=wanted or Choice(name=images.task),
+        **line_up,
     )
     name = service.place(here, order, source=str(data))
-    arms = service.arms(here, name)
-    names = {run.id: f"{arm.name}, seed {run.experiment.seed}" for arm in comparison.trained(arms) for run in arm.runs}
-    for arm in arms:
+    planned = service.arms(here, name)
+    names = {run.id: f"{arm.name}, seed {run.experiment.seed}" for arm in comparison.trained(planned) for run in arm.runs}
+    for arm in planned:
         if arm.note:
             say(arm.note)
-    following.finish(here, service.runs(arms), names, device, workers, say)
-    document = _publish(here, arms, images, others, parts, out, document_name)
+    following.finish(here, service.runs(planned), names, device, workers, say)
+    document = _publish(here, planned, images, others, parts, out, document_name)
     return Comparison(document, lab=here.root, report=out / "report.html")
 
 
@@ -92,9 +95,10 @@ def _read(
     lab: Lab | None,
     out: Path,
     leave_out_small: bool,
+    patients: str,
     task: Choice | None,
     settings: Training,
-    strengths: Sequence[Strength],
+    tried: bool,
     say: Say,
 ) -> tuple[Lab, Any, Any, Any]:
     """Read both sets and see that they can be trained on; returns the lab they are in, both sets and the split."""
@@ -102,11 +106,11 @@ def _read(
 
     with nullcontext(lab.data) if lab else tempfile.TemporaryDirectory(prefix="rift-") as root:
         say(f"Reading {data} …")
-        images = open_data(data, Path(root), leave_out_small=leave_out_small)
+        images = open_data(data, Path(root), leave_out_small=leave_out_small, patients=patients)
         others = open_natural(natural, Path(root))
         dataset.refuse_misfit(images, task or Choice(name=images.task), settings)
         parts = dataset.parts(images, settings, 0)
-        if "auto" in strengths:  # too few epochs for it are told before anything is trained
+        if tried:  # a strength to be chosen: too few epochs for it are told before anything is trained
             tuning.plan("strength", settings.epochs, len(parts.train), len(parts.validation))
         if lab is None:
             lab = Lab(out / "lab")
@@ -123,15 +127,19 @@ def settings_of(values: Mapping[str, Any]) -> Training:
     return catalog.validated(Training, PRESETS[preset] | values, "training")
 
 
-def open_data(data: str | Path, root: Path, *, leave_out_small: bool = False) -> Any:
-    """Read DATA into an image set under `root`: a zip, folder, CSV with images, .npz, or `sample:NAME:key=value`."""
+def open_data(data: str | Path, root: Path, *, leave_out_small: bool = False, patients: str = "auto") -> Any:
+    """Read DATA into an image set under `root`: a zip, folder, CSV with images, .npz, or `sample:NAME:key=value`.
+
+    `patients` says which images belong together, where that is to be chosen (see `patients.choose`).
+    """
+    from rift import patients as grouping
     from rift import upload
 
     text = str(data)
     if text.startswith("sample:"):
         choice = catalog.check("samples", catalog.parse(text.removeprefix("sample:")))
-        return catalog.door("samples", choice.name)(root, **choice.options)
-    return upload.read(Path(data), root, leave_out_small=leave_out_small)
+        return grouping.choose(catalog.door("samples", choice.name)(root, **choice.options), patients)
+    return grouping.choose(upload.read(Path(data), root, leave_out_small=leave_out_small), patients)
 
 
 def open_natural(natural: str | Path, root: Path) -> Any:

@@ -163,6 +163,19 @@ def parse(text: str) -> Choice:
     return Choice(name=name.strip(), options=options)
 
 
+def strengths(option: str, text: str) -> list[Any]:
+    """Read comma-separated strengths; `setting.range` for anything but `auto` and numbers from 0 to 1000000."""
+    try:
+        values: list[Any] = ["auto" if part == "auto" else float(part) for part in text.split(",")]
+    except ValueError:
+        raise SettingError(
+            "setting.range", f"{option} {text[:80]!r} is not allowed: give auto or numbers of at least 0, for example 1."
+        ) from None
+    if not all(isinstance(value, str) or 0 <= value <= 1e6 for value in values):
+        raise SettingError("setting.range", f"{option} {text[:80]!r} is not allowed: a strength lies between 0 and 1000000.")
+    return values
+
+
 def changed(menu: str, choice: Choice) -> dict[str, Any]:
     """Return the options of a checked choice that differ from their defaults, and those that have none."""
     fields = settings(menu, choice.name).model_fields

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from rift.catalog import strengths as numbers
 from rift.errors import RunError, SettingError, UserError
 
 app = typer.Typer(
@@ -34,6 +35,13 @@ Methods = Annotated[list[str] | None, typer.Option("--method", help="NAME or NAM
 Regularizers = Annotated[
     list[str] | None, typer.Option("--regularizer", help="NAME or NAME:key=value; may be repeated (default rift)")
 ]
+Arms = Annotated[
+    list[str] | None,
+    typer.Option("--arm", help="METHOD+REGULARIZER@STRENGTH: one arm of up to six, instead of the three above; to be repeated"),
+]
+Patients = Annotated[
+    str, typer.Option("--patients", help="which images belong together: auto, none, column:NAME, prefix:_, prefix:- or folder")
+]
 Epochs = Annotated[int | None, typer.Option("--epochs", help="passes over the training images")]
 Seeds = Annotated[int, typer.Option("--seeds", min=1, max=100, help="how many seeds; every arm is trained once from each")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE: a training setting, or preset=NAME; may be repeated")]
@@ -53,11 +61,13 @@ def compare(
     method: Methods = None,
     regularizer: Regularizers = None,
     strength: Annotated[str, typer.Option("--strength", help="weight of the penalty, or auto")] = "1",
+    arm: Arms = None,
     epochs: Epochs = None,
     seeds: Seeds = 1,
     set_: Sets = None,
     natural: Natural = "bundled",
     leave_out_small: LeaveOutSmall = False,
+    patients: Patients = "auto",
     task: Task = None,
     device: Device = "auto",
     lab: LabFolder = None,
@@ -66,7 +76,7 @@ def compare(
     """Finetune with and without the regularizer, and write OUT/comparison.json and OUT/report.html."""
     from rift import api
 
-    _compare(locals(), numbers("--strength", strength), api.compare)
+    _compare(locals(), numbers("--strength", strength), api.compare, arms=arm or [], patients=patients)
 
 
 @app.command()
@@ -238,19 +248,6 @@ def _compare(asked: dict[str, Any], strengths: list[Any], job: Callable[..., dic
     }
     result = job(**same, strengths=strengths, training=_training(asked["set_"], asked["epochs"]), say=_say, **more)
     _print(result, asked["json_"], f"The report is {asked['out'] / 'report.html'}.")
-
-
-def numbers(option: str, text: str) -> list[Any]:
-    """Read comma-separated strengths; `setting.range` for anything but `auto` and numbers of at least 0."""
-    try:
-        values: list[Any] = ["auto" if part == "auto" else float(part) for part in text.split(",")]
-    except ValueError:
-        raise SettingError(
-            "setting.range", f"{option} {text!r} is not allowed: give auto or numbers of at least 0, for example 1."
-        ) from None
-    if not all(isinstance(value, str) or 0 <= value <= 1e6 for value in values):
-        raise SettingError("setting.range", f"{option} {text!r} is not allowed: a strength lies between 0 and 1000000.")
-    return values
 
 
 def _training(sets: list[str] | None, epochs: int | None) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def plan(methods: Sequence[Choice], regularizers: Sequence[Choice], strengths: S
         for method in methods
         for regularizer, strength in [(NONE, without), *((one, strength) for one in regularizers for strength in strengths)]
     ]
-    arms = _named([(method, one, without if one.name == "none" else strength) for method, one, strength in triples])
+    arms = named([(method, one, without if one.name == "none" else strength) for method, one, strength in triples])
     plain = {_key(arm)[0]: arm.name for arm in arms if arm.regularizer.name == "none"}
     return [replace(arm, same_as=plain[_key(arm)[0]]) if _changes_nothing(arm) else arm for arm in arms]
 
@@ -93,8 +93,12 @@ def marked(arms: Sequence[Arm], training: Training) -> list[Arm]:
 
 def _changes_nothing(arm: Arm) -> bool:
     """Whether an arm is its baseline to the last bit: all penalties look at the backbone alone, and this one never trains."""
-    frozen = getattr(catalog.module("methods", arm.method.name), "BACKBONE_NEVER_TRAINS", False)
-    return frozen and arm.regularizer.name != "none"
+    return never_trains(arm.method) and arm.regularizer.name != "none"
+
+
+def never_trains(method: Choice) -> bool:
+    """Whether a method leaves the backbone as it is, whatever the penalty."""
+    return bool(getattr(catalog.module("methods", method.name), "BACKBONE_NEVER_TRAINS", False))
 
 
 def trained(arms: Sequence[Arm]) -> list[Arm]:
@@ -127,12 +131,12 @@ def of_runs(runs: Sequence[Run]) -> list[Arm]:
     """Return the arms that these runs make up, the baselines first; used when a report is made of chosen runs."""
     experiments = sorted(((run.experiment, run) for run in runs), key=lambda pair: pair[0].seed)
     experiments.sort(key=lambda pair: pair[0].regularizer.name != "none")
-    found = _named([(e.method, e.regularizer, e.strength) for e, _ in experiments])
+    found = named([(e.method, e.regularizer, e.strength) for e, _ in experiments])
     arms = [replace(arm, runs=tuple(run for e, run in experiments if _key(e) == _key(arm))) for arm in found]
     return [one for arm in arms for one in marked([arm], arm.runs[0].experiment.training)]
 
 
-def _named(triples: Sequence[tuple[Choice, Choice, Strength]]) -> list[Arm]:
+def named(triples: Sequence[tuple[Choice, Choice, Strength]]) -> list[Arm]:
     """Name each distinct arm: the regularizer, non-default options in brackets, the method in front where several run."""
     several_methods = len({method.model_dump_json() for method, _, _ in triples}) > 1
     strengths = {kind: {strength for _, one, strength in triples if (one.name == "none") == kind} for kind in (True, False)}
@@ -200,7 +204,8 @@ def document(lab: Lab, arms: Sequence[Arm], images: ImageSet, natural: ImageSet,
 
 def report_of(images: ImageSet) -> dict[str, Any]:
     """Return what was kept, changed, skipped and warned about at the door."""
-    return images.report.model_dump(mode="json")
+    kinds = {kind: {"__all__": {"pictures"}} for kind in ("changed", "skipped", "warnings")}
+    return images.report.model_dump(mode="json", exclude=kinds)
 
 
 def _natural_warnings(natural: ImageSet, before: Snapshot) -> list[dict[str, str]]:

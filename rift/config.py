@@ -90,6 +90,14 @@ Strength = Annotated[
 ]
 
 
+class ArmOrder(Settings):
+    """One arm as it is asked for; without a regularizer the strength is 0, or "auto" where its learning rate is chosen."""
+
+    method: Choice = Choice(name="full")
+    regularizer: Choice = Choice(name="rift")
+    strength: Strength = 1.0
+
+
 class Experiment(Settings):
     """One run: which images, which model, how it is finetuned, from which seed."""
 

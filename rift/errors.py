@@ -62,9 +62,7 @@ class SettingError(UserError):
 class RunError(UserError):
     """A run could not go on; what it had finished is kept."""
 
-    codes = frozenset(
-        ["run.memory", "run.diverged", "run.disk", "run.stopped", "run.missing", "run.quota", "run.read_only"]
-    )
+    codes = frozenset(["run.memory", "run.diverged", "run.disk", "run.stopped", "run.missing", "run.quota", "run.read_only"])
 
 
 def of_code(code: str, sentence: str) -> UserError:

@@ -37,10 +37,10 @@ def sizes(medical: ImageSet, natural: ImageSet, parts: Split) -> Sizes:
     return Sizes(len(parts.train), len(parts.validation), len(medical), len(natural))
 
 
-def seconds(lab: Lab, experiments: Sequence[Experiment], sizes: Sizes) -> float | None:
+def seconds(lab: Lab, experiments: Sequence[Experiment], sizes: Sizes, device: str = "") -> float | None:
     """Return the time that these runs take, start and the pretrained model's pass included, or None where nothing was timed."""
-    each = [_run_seconds(one, step_milliseconds(lab, one), sizes) for one in experiments]
-    first = step_milliseconds(lab, experiments[0])
+    each = [_run_seconds(one, step_milliseconds(lab, one, device), sizes) for one in experiments]
+    first = step_milliseconds(lab, experiments[0], device)
     if first is None or None in each:
         return None
     return START_SECONDS + sum(filter(None, each)) + _forward_seconds(experiments[0], first) * (sizes.total + sizes.natural)
@@ -74,17 +74,59 @@ def _path_seconds(experiment: Experiment, step: float, sizes: Sizes) -> float:
     return path.trials * each * step / 1000 + seen * _forward_seconds(experiment, step)
 
 
+class Memory(NamedTuple):
+    """How much memory a comparison takes at its peak, and whether runs like it were measured or this is the least it can be."""
+
+    bytes: int
+    measured: bool
+
+
+def memory(lab: Lab, experiments: Sequence[Experiment], device: str) -> Memory | None:
+    """Return the peak of this lab's finished runs of the same kinds on the same device, else a lower bound, else None.
+
+    The bound counts the two models and, of what trains, a gradient and AdamW's two moments, all in 4 bytes; activations come on
+    top. It needs the number of parameters: of the embedded model, or of a backbone that was finetuned here.
+    """
+    facts = [found for run in lab.runs() if (found := _facts(run))]
+    peaks = [
+        max((one.peak for one in facts if one.key == _key(asked) and one.device == device), default=0) for asked in experiments
+    ]
+    if all(peaks):
+        return Memory(max(peaks), True)
+    bounds = [_least_bytes(asked, facts) for asked in experiments]
+    return Memory(max(max(filter(None, bounds)), *peaks), False) if any(bounds) else None
+
+
+def _least_bytes(experiment: Experiment, facts: Sequence[_Facts]) -> int | None:
+    same = [one for one in facts if one.parameters and one.key[0] == experiment.backbone.model_dump_json()]
+    whole = same[0].parameters if same else _embedded_parameters() if experiment.backbone.name == "embedded" else None
+    if whole is None:
+        return None
+    alike = [one.trainable for one in same if one.key[1] == experiment.method.model_dump_json()]
+    return 4 * (2 * whole + 3 * (alike[0] if alike else whole if experiment.method.name == "full" else 0))
+
+
+@functools.cache
+def _embedded_parameters() -> int:
+    from rift.backbones import embedded
+
+    return sum(p.numel() for p in embedded.load(init="random").parameters())
+
+
 def _forward_seconds(experiment: Experiment, step: float) -> float:
     return step / 1000 / experiment.training.batch_size / PASSES
 
 
-def step_milliseconds(lab: Lab, experiment: Experiment) -> float | None:
-    """Return the median step of this lab's finished runs of the same backbone, method, task and batch size, or a timed one."""
-    key = _key(experiment)
-    known = [found for run in lab.runs() if (found := _timed(run)) and found[0] == key]
+def step_milliseconds(lab: Lab, experiment: Experiment, device: str = "") -> float | None:
+    """Return the median step of this lab's finished runs of the same backbone, method, task and batch size, or a timed one.
+
+    Where a device (cpu or cuda) is named, only runs on it count; a step is timed on the CPU alone.
+    """
+    key, facts = _key(experiment), filter(None, map(_facts, lab.runs()))
+    known = [one.step for one in facts if one.key == key and device in ("", one.device) and one.step is not None]
     if known:
-        return float(np.median([step for _, step in known[-8:]]))
-    return _probe(experiment.training.batch_size) if experiment.backbone.name == "embedded" else None
+        return float(np.median(known[-8:]))
+    return _probe(experiment.training.batch_size) if experiment.backbone.name == "embedded" and device != "cuda" else None
 
 
 def _key(experiment: Experiment) -> tuple[str, ...]:
@@ -92,14 +134,27 @@ def _key(experiment: Experiment) -> tuple[str, ...]:
     return *(one.model_dump_json() for one in choices), str(experiment.training.batch_size)
 
 
-_known: dict[str, tuple[tuple[str, ...], float] | None] = {}
+class _Facts(NamedTuple):
+    """What a finished run was, and what it took."""
+
+    key: tuple[str, ...]
+    step: float | None  # milliseconds
+    device: str  # cpu or cuda
+    peak: int  # bytes, 0 where an earlier version did not look
+    parameters: int
+    trainable: int
 
 
-def _timed(run: Run) -> tuple[tuple[str, ...], float] | None:
-    """Return what a finished run was and how long its steps took; read once, since a finished run does not change."""
+_known: dict[str, _Facts] = {}
+
+
+def _facts(run: Run) -> _Facts | None:
+    """Return the facts of a finished run; read once, since a finished run does not change."""
     if run.id not in _known and (result := run.result()) is not None:
-        step = result["numbers"].get("step_milliseconds")
-        _known[run.id] = None if step is None else (_key(run.experiment), step)
+        device = "cpu" if result.get("environment", {}).get("device", "cpu") == "cpu" else "cuda"
+        sizes = result.get("backbone", {}).get("parameters", 0), result.get("trainable_parameters", 0)
+        step, peak = result["numbers"].get("step_milliseconds"), result.get("peak_bytes", 0)
+        _known[run.id] = _Facts(_key(run.experiment), step, device, peak, *sizes)
     return _known.get(run.id)
 
 

@@ -43,7 +43,7 @@ def by_table(labels: Member, members: list[Member], outer: int, notes: Notes, li
     listed: dict[str, tuple[int, Label]] = {}
     missing: dict[str, int] = {}
     entries = []
-    for line, row in parsed.rows:
+    for place, (line, row) in enumerate(parsed.rows):
         given = row["file"]
         found = _find(finder, given, line)
         if found is None:
@@ -59,6 +59,8 @@ def by_table(labels: Member, members: list[Member], outer: int, notes: Notes, li
             notes.warnings.append(Item(file=given, code="data.duplicate", message=message))
         elif label or findings:
             entries.append(Entry(below(found.name, outer), label, found.read, row["group"] or None, row["split"]))
+            for name, values in parsed.others.items():
+                notes.columns.setdefault(name, {})[plain(entries[-1].id)] = values[place]
         else:
             message = f"Line {line} of the table gives it no label."
             notes.skipped.append(Item(file=given, code="data.unlabeled", message=message))

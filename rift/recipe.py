@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from safetensors.torch import save as to_safetensors
 
-from rift import catalog, dataset, measures, places, reference, similarity, train, trained, trials
+from rift import catalog, dataset, measures, memory, places, reference, similarity, train, trained, trials
 from rift.config import Experiment, digest
 from rift.errors import RunError, UserError
 from rift.model import Backbone, Classifier, Task, fingerprint, trainable
@@ -51,6 +51,7 @@ def execute(run: Run, lab: Lab, device: torch.device) -> None:
 
 def _execute(run: Run, lab: Lab, device: torch.device) -> bool:
     began = time.perf_counter() - _seconds_before(run)
+    memory.reset(device.type)
     experiment, training = run.experiment, run.experiment.training
     run.append("stage", stage="preparing")
     images, natural = dataset.load(lab.data / experiment.data), dataset.load(lab.data / experiment.natural)
@@ -109,6 +110,7 @@ def _execute(run: Run, lab: Lab, device: torch.device) -> bool:
         "pretrained": reference.numbers(before),
         "target_seconds": views.seconds,
         "targets_cached": views.from_cache,
+        "peak_bytes": memory.peak(device.type),
         "backbone": _about_backbone(pretrained),
         "environment": _about_environment(device, training.precision),
         "numbers": {key: value for key, value in numbers.items() if _is_number(key, value)},

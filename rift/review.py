@@ -8,13 +8,14 @@ data.constant data.mixed data.few data.imbalance data.empty data.name data.group
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sized
 from dataclasses import dataclass, field, replace
 from typing import Annotated, BinaryIO, NamedTuple
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from rift import images
 from rift.archive import Limits, plain
@@ -28,6 +29,8 @@ class Item(BaseModel):
     file: Annotated[str, AfterValidator(plain)]
     code: str
     message: Annotated[str, AfterValidator(lambda text: plain(text, 500))]
+    # ids of kept images that it is about, where `file` is none of them; for the page, not part of the documents
+    pictures: Annotated[tuple[str, ...], Field(exclude_if=lambda pictures: not pictures)] = ()
 
 
 class Report(BaseModel):
@@ -40,6 +43,7 @@ class Report(BaseModel):
     warnings: tuple[Item, ...] = ()
 
 
+MOST_PICTURES = 6  # that a remark about the whole set shows
 PARTS = ("train", "validation", "test")
 Label = str | tuple[str, ...]  # an image's class; in a set of findings, the names of those that it shows
 
@@ -61,6 +65,7 @@ class Notes:
     skipped: list[Item] = field(default_factory=list)
     warnings: list[Item] = field(default_factory=list)
     classes: set[str] = field(default_factory=set)
+    columns: dict[str, dict[str, str]] = field(default_factory=dict)  # of a table, beside what is read: {name: {id: value}}
 
 
 @dataclass(frozen=True)
@@ -161,7 +166,8 @@ def without_copies(records: list[Record], notes: Notes) -> list[Record]:
         if first.label != record.label:
             conflicts.append(f"{first.id!r} ({said(first.label)}) and {record.id!r} ({said(record.label)})")
         sides = f" It stood in both {first.given} and {record.given}." if first.given != record.given else ""
-        notes.skipped.append(Item(file=record.id, code="data.duplicate", message=f"The same picture as {first.id!r}.{sides}"))
+        message = f"The same picture as {first.id!r}.{sides}"
+        notes.skipped.append(Item(file=record.id, code="data.duplicate", message=message, pictures=(first.id,)))
     if conflicts:
         most = "; ".join(conflicts[:3]) + (f"; and {len(conflicts) - 3} more" if len(conflicts) > 3 else "")
         raise DataError("data.conflict", f"The same picture stands under two classes: {most}. Keep each under one class.")
@@ -228,8 +234,9 @@ def _refuse_many(classes: int, limits: Limits) -> None:
 def remark(records: list[Record], notes: Notes, least: int, left_out: set[str]) -> None:
     """Append warnings about the whole set: what a model could learn instead of the task, and what the numbers cannot carry."""
 
-    def warn(code: str, message: str) -> None:
-        notes.warnings.append(Item(file="", code=code, message=message))
+    def warn(code: str, message: str, about: Iterable[Record] = ()) -> None:
+        pictures = tuple(record.id for record in itertools.islice(about, MOST_PICTURES))
+        notes.warnings.append(Item(file="", code=code, message=message, pictures=pictures))
 
     sizes = Counter(name for record in records for name in record.classes)
     several = not isinstance(records[0].label, str)
@@ -240,26 +247,40 @@ def remark(records: list[Record], notes: Notes, least: int, left_out: set[str]) 
     if max(shares.values()) - min(shares.values()) > 0.2:  # our choice: below that it helps a model little
         low, high = min(shares, key=shares.__getitem__), max(shares, key=shares.__getitem__)
         told = f"{shares[high]:.0%} of {high!r} are gray, but {shares[low]:.0%} of {low!r}"
-        warn("data.mixed", f"{told}; a model may learn that instead of the task.")
+        warn(
+            "data.mixed",
+            f"{told}; a model may learn that instead of the task.",
+            (r for r in records if r.gray and high in r.classes),
+        )
     if len({record.given for record in records if record.given} & {"test", "validation"}) and any(r.group for r in records):
-        _remark_leak(records, warn)
+        leak([(record.group, record.given, record.id) for record in records], notes)
     depth = max(record.depth for record in records)
     if depth > 8:
         count = sum(record.depth > 8 for record in records)
-        warn("data.depth", f"{count} images are deeper than 8 bits; level {2**depth - 1} became white in all of them.")
+        warn(
+            "data.depth",
+            f"{count} images are deeper than 8 bits; level {2**depth - 1} became white in all of them.",
+            (r for r in records if r.depth > 8),
+        )
     if least > 1 and not several and max(sizes.values()) > 10 * min(sizes.values()):  # mAP counts every finding alike
         small, large = min(sizes, key=lambda name: (sizes[name], name)), max(sizes, key=lambda name: (sizes[name], name))
         counts = f"{large} has {sizes[large]} images, {small} {sizes[small]}"
         warn("data.imbalance", f"{counts}; look at balanced accuracy, not accuracy.")
     if least > 1 and min(sizes.values()) < 10:
-        smallest = "rarest finding" if several else "smallest class"
-        warn("data.few", f"The {smallest} has {min(sizes.values())} images; the intervals will be wide.")
+        smallest, name = "rarest finding" if several else "smallest class", min(sizes, key=lambda name: (sizes[name], name))
+        few = (record for record in records if name in record.classes)
+        warn("data.few", f"The {smallest} has {sizes[name]} images; the intervals will be wide.", few)
 
 
-def _remark_leak(records: list[Record], warn: Callable[[str, str], None]) -> None:
-    sides: dict[str, set[str]] = defaultdict(set)
-    for record in records:
-        if record.group:
-            sides[record.group].add(record.given or "train")
-    if leaking := sum(len(parts) > 1 for parts in sides.values()):
-        warn("data.leak", f"{leaking} patients or cases stand in more than one of the given parts; the test score will flatter.")
+def leak(images: Iterable[tuple[object, str, str]], notes: Notes) -> None:
+    """Warn of patients (group, given part, id of each image) who stand in more than one of the parts that the upload gives."""
+    sides: dict[object, set[str]] = defaultdict(set)
+    ids: dict[object, list[str]] = defaultdict(list)
+    for group, given, id in images:
+        if group is not None and group != "":
+            sides[group].add(given or "train")
+            ids[group].append(id)
+    if leaking := [group for group, parts in sides.items() if len(parts) > 1]:
+        message = f"{len(leaking)} patients or cases stand in more than one of the given parts; the test score will flatter."
+        shown = tuple(id for group in leaking for id in ids[group])[:MOST_PICTURES]
+        notes.warnings.append(Item(file="", code="data.leak", message=message, pictures=shown))

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from filelock import FileLock
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from rift import catalog, comparison, estimate, jobs, measurement, report
+from rift import catalog, comparison, estimate, jobs, lineup, measurement, report
 from rift.comparison import Arm
-from rift.config import Choice, Experiment, Settings, Strength, Training, digest
+from rift.config import ArmOrder, Choice, Experiment, Settings, Strength, Training, digest
 from rift.dataset import ImageSet, Split, load, parts, refuse_misfit
 from rift.errors import RunError
 from rift.runs import ENDED, SCHEMA, Lab, Run, write_json
@@ -29,7 +29,10 @@ MOST_STARTS = 3  # a run whose process vanished this often waits for a person
 
 
 class Order(Settings):
-    """What a comparison is asked to be; equal orders are the same comparison."""
+    """What a comparison is asked to be: `arms` as they are listed, else methods x regularizers x strengths and the baseline.
+
+    Equal orders are the same comparison; `lineup.fields` gives equal arms the same form.
+    """
 
     data: str  # digest of the image set
     natural: str  # digest of the natural set
@@ -41,6 +44,14 @@ class Order(Settings):
     training: Training = Training()
     seeds: Annotated[int, Field(ge=1, le=100)] = 1
     task: Annotated[Choice, Field(exclude_if=lambda task: task == SINGLE)] = SINGLE  # what the images' labels ask for
+    arms: Annotated[tuple[ArmOrder, ...], Field(exclude_if=lambda arms: not arms, max_length=lineup.MOST)] = ()
+
+    @model_validator(mode="after")
+    def _arms_or_their_product(self) -> Order:
+        changed = [name for name in lineup.PRODUCT if getattr(self, name) != type(self).model_fields[name].default]
+        if self.arms and changed:
+            raise ValueError(f"arms are listed one by one, so {changed[0]} must stay away")
+        return self
 
     @property
     def id(self) -> str:
@@ -67,9 +78,7 @@ class Status:
 
 def experiments(order: Order) -> list[tuple[Arm, list[Experiment]]]:
     """Return the arms of an order, each with its experiments by seed; raises a SettingError for a wrong choice."""
-    arms = comparison.plan(order.methods, order.regularizers, order.strengths)
-    if not order.baseline:
-        arms = [replace(arm, same_as="") for arm in arms if arm.regularizer.name != "none"] or arms
+    arms = lineup.plan(order.arms) if order.arms else lineup.product(**{name: getattr(order, name) for name in lineup.PRODUCT})
     backbone, task = catalog.check("backbones", order.backbone), catalog.check("tasks", order.task)
 
     def experiment(arm: Arm, seed: int) -> Experiment:
@@ -300,5 +309,5 @@ def comparisons(lab: Lab) -> list[str]:
 
 def forget() -> None:
     """Drop what this process remembers of comparisons, as when some were deleted."""
-    for remembered in (_run_ids, _sizes):
+    for remembered in (_run_ids, sizes):
         remembered.cache_clear()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from rift.archive import plain
@@ -25,6 +27,7 @@ COLUMNS = {  # what each column may be called, the likeliest first
     "group": ("patient", "patient_id", "group", "lesion_id", "subject", "case"),
     "split": ("split",),
 }
+MOST_OTHERS = 20  # columns that were not read whose values are kept until it is known whether they group the images
 RESERVED = {name for names in COLUMNS.values() for name in names}
 
 
@@ -35,6 +38,7 @@ class Table(NamedTuple):
     encoding: str
     findings: tuple[str, ...]  # the columns of findings; empty where a label column names one class for each image
     unread: tuple[str, ...]  # the columns that were not read
+    others: Mapping[str, list[str]] = MappingProxyType({})  # the values of those, row by row: one of them may name the patient
 
 
 def parse(data: bytes, most_rows: int) -> Table:
@@ -54,7 +58,8 @@ def parse(data: bytes, most_rows: int) -> Table:
     if wrong := next((name for name in findings.values() if ";" in name), None):
         raise DataError("data.label", f"The finding {plain(wrong)!r} holds a semicolon, which separates findings; rename it.")
     read = {*columns.values(), *findings}
-    unread = tuple(plain(name) or f"column {place + 1}" for place, name in enumerate(header) if place not in read)
+    unread = {place: plain(name) or f"column {place + 1}" for place, name in enumerate(header) if place not in read}
+    values: dict[str, list[str]] = {name: [] for name in list(unread.values())[:MOST_OTHERS]}
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     rows = []
     try:
@@ -64,6 +69,8 @@ def parse(data: bytes, most_rows: int) -> Table:
                 row = _row(cells, len(header), columns, reader.line_num)
                 marks = {"label": _marked(cells, findings, reader.line_num)} if several else {}
                 rows.append((reader.line_num, row | marks))
+                for place, name in list(unread.items())[:MOST_OTHERS]:
+                    values[name].append(plain(cells[place]))
             if len(rows) > most_rows:
                 raise DataError("data.too_many", f"The table has more than the {most_rows:,} rows that are taken.")
     except csv.Error as error:
@@ -71,7 +78,7 @@ def parse(data: bytes, most_rows: int) -> Table:
         raise DataError("data.label", f"Line {reader.line_num} of the table cannot be read ({reason}); mend it.") from None
     if not rows:
         raise DataError("data.label", "The table has a header but no rows; list one image per line.")
-    return Table(rows, encoding, tuple(findings.values()), unread)
+    return Table(rows, encoding, tuple(findings.values()), tuple(unread.values()), values)
 
 
 def _row(cells: list[str], width: int, columns: dict[str, int | None], line: int) -> dict[str, Any]:
@@ -89,7 +96,7 @@ def _marked(cells: list[str], findings: dict[int, str], line: int) -> tuple[str,
     for place, name in findings.items():
         if cells[place].strip() not in ("0", "1"):
             got = plain(cells[place], 60)
-            mend = "the table has no label column, so each other column is a finding: write 0 or 1, or drop it"
+            mend = "the table has no label column, so each other column is a finding: write 0 or 1, drop it, or call it patient"
             raise DataError(
                 "data.label", f"Line {line} of the table, column {plain(name)!r}: {got!r} is neither 0 nor 1; {mend}."
             )

@@ -9,10 +9,11 @@ import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from rift import archive, labeled
+from rift import archive, labeled, patients
 from rift.archive import LOCAL, Limits, Listing, plain
 from rift.dataset import ImageSet, store
 from rift.errors import DataError
@@ -50,21 +51,17 @@ def read(
     if not path.exists():
         raise DataError("data.missing", f"There is nothing at {plain(str(path))!r}; give a zip, a folder or an npz.")
 
-    def keep(entries: list[Entry]) -> ImageSet:
-        return store(
-            _with_patients(entries, notes),
-            root,
-            name=name or path.stem,
-            least=least,
-            least_classes=least_classes,
-            leave_out_small=leave_out_small,
-            limits=limits,
-            notes=notes,
-            progress=progress,
-        )
+    def kept(entries: list[Entry]) -> ImageSet:
+        more: dict[str, Any] = {
+            "least": least,
+            "least_classes": least_classes,
+            "leave_out_small": leave_out_small,
+            "limits": limits,
+        }
+        return keep(entries, root, name=name or path.stem, notes=notes, progress=progress, **more)
 
     if path.is_file() and path.suffix.lower() == ".npz":
-        return keep(_arrays(path, limits))
+        return kept(_arrays(path, limits))
     with archive.listing(path, limits) as files:
         for skipped, sentence in files.skipped:
             notes.skipped.append(Item(file=skipped, code="data.image", message=sentence))
@@ -79,8 +76,27 @@ def read(
             if not findings and any(not isinstance(entry.label, str) for entry in entries):
                 sentence = "The table has a column for each finding, but natural images have one name each; use a label column."
                 raise DataError("data.label", sentence)
-            return keep(entries)
-        return keep(_class_folders(files, outer, notes))
+            return kept(entries)
+        return kept(_class_folders(files, outer, notes))
+
+
+def keep(
+    entries: list[Entry],
+    root: Path,
+    *,
+    name: str,
+    notes: Notes,
+    limits: Limits = LOCAL,
+    least: int = 3,
+    least_classes: int = 2,
+    leave_out_small: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> ImageSet:
+    """Store entries as `read` does, with the patients that their file names tell, and remember what else could tell them."""
+    sized: dict[str, Any] = {"least": least, "least_classes": least_classes, "leave_out_small": leave_out_small}
+    grouped = _with_patients(entries, notes)
+    images = store(grouped, root, name=name, limits=limits, notes=notes, progress=progress, **sized)
+    return patients.remember(images, notes.columns) if least > 1 else images
 
 
 def _common_root(files: Listing) -> int:

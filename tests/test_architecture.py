@@ -11,17 +11,18 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = (
-    "errors config",
+    "errors config memory",
     "catalog lessons archive images model similarity statistics figures vocabulary runs findings stratify",
     "review table snapshot views captures verdict layers places",
     "dataset labeled differences",
+    "patients",
     "upload backbones tasks methods regularizers natural samples trained",
-    "train diagnostics toys pretrain measures tradeoff tuning overview",
+    "train diagnostics toys pretrain measures tradeoff tuning overview drafts",
     "trials reference",
     "recipe report comparison estimate measurement",
-    "jobs",
+    "jobs lineup",
     "service following notebook",
-    "api ask naming measuring exercises watching",
+    "api ask naming measuring exercises watching twin outlook",
     "sweeping example calibration remote lending linked strengths history export plain sealed",
     "sharing bundle",
     "storage",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shlex
 from collections.abc import Iterator
 
 import gradio as gr
@@ -14,17 +13,16 @@ from markupsafe import Markup
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from rift import api, catalog, cli, images, jobs, service, ui
+from rift import api, catalog, images, jobs, ui
 from rift.config import Choice, Training
 from rift.dataset import store
 from rift.errors import DataError, SettingError
 from rift.review import Entry
 from rift.runs import Lab
-from rift.service import Order
 from rift.ui import hosted, widgets
 from rift.ui.files import Files
 from rift.ui.state import duration
-from rift.ui.tabs import train, watch
+from rift.ui.tabs import watch
 from tests.spaces_stand_in import lent_gpus  # noqa: F401
 
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -212,49 +210,6 @@ def test_the_table_of_epochs_is_of_what_the_task_is_judged_by():
     shown = watch._table({"none": [event]}, HOSTILE, "validation_average_precision")
     assert "<td>0.400</td>" in shown and "<img" not in shown and "0.900" not in shown
     assert "<td>–</td>" in watch._table({"none": [event]}, "Error", "validation_reconstruction_error")
-
-
-@pytest.mark.parametrize(
-    "order",
-    [
-        {},
-        {"training": Training(epochs=3, learning_rate=1e-5, augment="none", split_seed=7), "strengths": (0.25,)},
-        {"regularizers": (Choice(name="rift", options={"statistics": "running"}),), "seeds": 3},
-        {"training": Training(shots=5, balanced=True)},
-        {"training": Training(shuffle_labels=True)},
-        {"methods": (Choice(name="linear"),), "backbone": Choice(name="embedded", options={"init": "random"})},
-    ],
-)
-def test_the_command_asks_for_the_same_experiments(order, monkeypatch):
-    menus = {"regularizers": "regularizers", "methods": "methods"}
-    checked = {
-        key: tuple(catalog.check(menus[key], one) for one in value) if key in menus else value for key, value in order.items()
-    }
-    asked = Order(data="d", natural="n", **{"regularizers": (catalog.check("regularizers", Choice(name="rift")),), **checked})
-    asked = asked.model_copy(update={"backbone": catalog.check("backbones", asked.backbone)})
-    words = shlex.split(train._command(asked, "my images.zip", {"natural_source": "my photos.zip"}))
-    assert words[:4] == ["python", "-m", "rift", "compare"]
-
-    caught = {}
-    monkeypatch.setattr(
-        api, "compare", lambda data, out, **given: caught.update(given, data=data) or {"arms": [], "differences": []}
-    )
-    monkeypatch.setattr(cli, "_print", lambda *given: None)
-    cli.app(words[3:], standalone_mode=False)
-    assert caught["data"] == "my images.zip" and caught["natural"] == "my photos.zip"
-    again = Order(
-        data="d",
-        natural="n",
-        backbone=catalog.check("backbones", catalog.parse(caught["backbone"])),
-        methods=tuple(map(catalog.parse, caught["methods"])),
-        regularizers=tuple(map(catalog.parse, caught["regularizers"])),
-        strengths=tuple(caught["strengths"]),
-        training=api.settings_of(caught["training"]),
-        seeds=caught["seeds"],
-    )
-    assert [(arm.name, [run.id for run in runs]) for arm, runs in service.experiments(again)] == [
-        (arm.name, [run.id for run in runs]) for arm, runs in service.experiments(asked)
-    ]
 
 
 def test_where_gpus_are_lent_the_page_adds_an_event_and_nothing_elsewhere(spaces, monkeypatch):

@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
-from rift import ask, bundle, dataset, export, images, measuring, plain, service, sharing
+from rift import ask, bundle, dataset, drafts, export, images, measuring, plain, service, sharing
 from rift.errors import UserError
 from rift.runs import Lab, write_bytes
 
@@ -67,6 +67,10 @@ class Files:
         """Return the address of a photo that was kept by `ask.keep_photo`."""
         return "rift/photo/" + self._sign.dumps([lab, key], "photo")
 
+    def draft(self, lab: str, key: str, digest: str, size: int = 96) -> str:
+        """Return the address of one picture of a draft, which is no image set yet."""
+        return "rift/draft/" + self._sign.dumps([lab, key, digest, size], "draft")
+
     def document(self, lab: str, comparison: str, name: str) -> str:
         """Return the address of one of the `DOCUMENTS` of a comparison."""
         return f"rift/document/{self._sign.dumps([lab, comparison, name], 'document')}/{name}"
@@ -85,6 +89,7 @@ class Files:
             Route("/rift/picture/{token}", self._guarded("picture", self._picture)),
             Route("/rift/captured/{token}", self._guarded("captured", self._captured)),
             Route("/rift/photo/{token}", self._guarded("photo", self._photo)),
+            Route("/rift/draft/{token}", self._guarded("draft", self._draft)),
             Route("/rift/document/{token}/{name}", self._guarded("document", self._document)),
             Route("/rift/weights/{token}/{name}", self._guarded("weights", self._weights)),
             Route("/rift/bundle/{token}/{name}", self._guarded("bundle", self._bundle)),
@@ -116,6 +121,12 @@ class Files:
     def _photo(self, token: tuple[str, str]) -> Response:
         lab, key = token
         return Response(images.jpeg(ask.photo(self.labs[lab], key)), 200, HEADERS, "image/jpeg")
+
+    def _draft(self, token: tuple[str, str, str, int]) -> Response:
+        lab, key, digest, size = token
+        return Response(
+            images.jpeg(drafts.picture(self.labs[lab], key, digest, min(size, MOST_PIXELS))), 200, HEADERS, "image/jpeg"
+        )
 
     def _document(self, token: tuple[str, str, str]) -> Response:
         lab, comparison, name = token

@@ -6,6 +6,7 @@ import functools
 import json
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -49,6 +50,19 @@ def told(handler: Callable[..., Any]) -> Callable[..., Any]:
             raise gr.Error(said, print_exception=False) from None
 
     return wrapped
+
+
+class Dropped(gr.File):
+    """A field for files that are read at once: its value is `(name, path)` of each, the name as the person has it.
+
+    Gradio's own answer is a path under a name of its making, and leaves an empty file behind. `unlink` what was read.
+    """
+
+    is_template = True  # on the page it is a File
+
+    def preprocess(self, payload: Any) -> list[tuple[str, Path]]:  # type: ignore[override]
+        given = getattr(payload, "root", [payload]) if payload is not None else []
+        return [(str(one.orig_name or Path(one.path).name), Path(one.path)) for one in given]
 
 
 def control(name: str, field: pydantic.fields.FieldInfo, value: Any = None) -> Any:
@@ -99,9 +113,20 @@ class Menu:
 
     def read(self, values: Sequence[Any]) -> Choice:
         """Return the checked choice of these values, in the order of `inputs`; an empty one is left to its default."""
+        return catalog.check(self.menu, self.loose(values))
+
+    def loose(self, values: Sequence[Any]) -> Choice:
+        """Return the choice of these values as they were typed."""
         places = self._places[values[0]]
-        options = {key: values[place] for key, place in places.items() if values[place] not in (None, "")}
-        return catalog.check(self.menu, Choice(name=values[0], options=options))
+        return Choice(name=values[0], options={key: values[at] for key, at in places.items() if values[at] not in (None, "")})
+
+    def show(self, choice: Choice) -> list[Any]:
+        """Return a choice in the order of `inputs`, its own settings at their defaults where it says nothing."""
+        shown: list[Any] = [choice.name] + [gr.skip()] * (len(self.inputs) - 1)
+        fields = catalog.settings(self.menu, choice.name).model_fields
+        for key, place in self._places[choice.name].items():
+            shown[place] = choice.options.get(key, None if fields[key].is_required() else fields[key].default)
+        return shown
 
 
 class Form:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,39 +10,54 @@ import gradio as gr
 import numpy as np
 from markupsafe import Markup
 
-from rift import catalog, dataset, report, upload
+from rift import catalog, dataset, drafts, patients, upload
+from rift.archive import plain
 from rift.config import Training
-from rift.errors import UserError
+from rift.errors import DataError, UserError
 from rift.review import PARTS
+from rift.ui import remarks
+from rift.ui.classes import Cards
 from rift.ui.state import App
-from rift.ui.widgets import PRIVATE, Menu, html, join, problem
+from rift.ui.widgets import PRIVATE, Dropped, Menu, html, join, problem
 
 TITLE, ORDER = "1 Data", 1
 THUMBNAILS = 6  # of each class
 MOST_CLASSES = 24  # shown with pictures
 PROGRESS = gr.Progress()  # Gradio looks for one among a handler's defaults
+TABLES = (".csv", ".tsv")
 
 HOW = """
-<div class="rift"><h2>Your images</h2><p class="about">A zip with one folder for each class,
-<code>my_set.zip/benign/01.png</code>. Also: folders train, val and test around them, a table (CSV) beside
-the images with a column <code>label</code>, or a column of 0 and 1 for each finding, or a MedMNIST file
-(.npz). At least two classes with three images each; thirty each make a fair test. They stay on the machine
-that runs this page.</p></div>
+<div class="rift"><p class="about">A zip with one folder for each class, <code>my_set.zip/benign/01.png</code>; folders train,
+val and test may stand around them. Or a table and its pictures, dropped together or in a zip: a CSV with a column
+<code>file</code> and a column <code>label</code>, or instead of that one a column of 0 and 1 for each finding;
+<code>patient</code> and <code>split</code> are read where they are there. Or a MedMNIST file (.npz). At least two classes with
+three images each; thirty each make a fair test. They stay on the machine that runs this page.</p></div>
 """
+SHOTS = "Few-shot: train on so many images of each class only, drawn by the seed; 0 takes all. Validation and test stay."
+PATIENTS = "Images of one patient stay on one side of the test, so that it cannot flatter. Another choice is another split."
 
 
 def build(app: App) -> None:
-    """Fill the tab: two ways in, then the summary of the chosen set; below, the natural images."""
-    with gr.Row():
-        with gr.Column(min_width=320):
+    """Fill the tab: three ways in, then what the chosen set is and how it is split; below, the natural images."""
+    gr.HTML('<div class="rift"><h2>Your images</h2></div>')
+    with gr.Tabs(elem_id="ways", selected="classes"):
+        with gr.Tab("Class by class", id="classes", render_children=True):
+            cards = Cards(app)
+        with gr.Tab("Zip, or table with pictures", id="zip", render_children=True):
             gr.HTML(HOW)
-            file = gr.File(label="Drop a zip here", height=132, elem_id="upload")
-            small = gr.Checkbox(label="Leave out classes with fewer than three images")
-        with gr.Column(min_width=320):
-            gr.HTML('<div class="rift"><h2>Or a sample</h2></div>')
+            file = Dropped(
+                label="Drop a zip, or a table (CSV) and its pictures", file_count="multiple", height=132, elem_id="upload"
+            )
+            small = gr.Checkbox(label="Leave out classes with fewer than three images", elem_id="leave-out-small")
+        with gr.Tab("A ready-made set", id="sample", render_children=True):
             sample = Menu("samples", "phantoms", "Sample")
             take = gr.Button("Take this sample", elem_id="take-sample")
-    trouble, summary = gr.HTML(elem_id="data-problem"), gr.HTML(elem_id="data-summary", min_height=200)
+    trouble = gr.HTML(elem_id="data-problem")
+    with gr.Row():
+        shots = gr.Number(0, precision=0, label="Training images of each class", info=SHOTS, elem_id="shots", min_width=260)
+        told_by = gr.Dropdown(visible=False, label="Patients are told by", info=PATIENTS, elem_id="patients", min_width=260)
+    summary = gr.HTML(elem_id="data-summary", min_height=200)
+    seen = gr.Textbox(visible="hidden", elem_id="data-seen")  # changes when the memory's data do, not with all else
 
     with gr.Accordion("Natural images: what must not be forgotten", open=False):
         gr.HTML(
@@ -55,41 +70,98 @@ def build(app: App) -> None:
                 natural = Menu("natural", "bundled", "Set of natural images")
                 take_natural = gr.Button("Take this set")
             with gr.Column(min_width=320):
-                natural_file = gr.File(label="Or a zip with one folder for each word", height=132)
+                natural_file = Dropped(label="Or a zip with one folder for each word", height=132)
         natural_summary = gr.HTML()
 
+    cards.connect()
     reading: dict[str, Any] = {"show_progress": "full", "show_progress_on": summary, "api_visibility": "private"}
     got = [app.memory, file, trouble]
     file.upload(_reader(app, "data"), [app.memory, small, file], got, **reading)
     take.click(_taker(app, "data", sample), [app.memory, *sample.inputs], got, **reading)
+    cards.use.click(_user(app), [app.memory, cards.key], got, **reading)
     got_natural = [app.memory, natural_file, trouble]
     natural_file.upload(_reader(app, "natural"), [app.memory, small, natural_file], got_natural, **reading)
     take_natural.click(_taker(app, "natural", natural), [app.memory, *natural.inputs], got_natural, **reading)
-    app.mark.change(lambda memory: _summaries(app, memory), app.memory, [summary, natural_summary], **PRIVATE)
-    app.blocks.load(lambda memory: _summaries(app, memory), app.memory, [summary, natural_summary], **PRIVATE)
+    gr.on([shots.blur, shots.submit], _few, [app.memory, shots], [app.memory, trouble], **PRIVATE)
+    told_by.input(_grouper(app), [app.memory, told_by], got, **reading)
+    shown = [summary, natural_summary, shots, told_by]
+    app.mark.change(None, app.memory, seen, js="m => JSON.stringify([m?.data, m?.natural, m?.shots])")
+    seen.change(lambda memory: _summaries(app, memory), app.memory, shown, **PRIVATE)
+    app.blocks.load(lambda memory: _summaries(app, memory), app.memory, shown, **PRIVATE)
 
 
 def _reader(app: App, kind: str) -> Callable[..., Any]:
-    """Return the handler of an upload; the file leaves Gradio's cache as soon as it was read."""
+    """Return the handler of an upload; the files leave Gradio's cache as soon as they were read."""
 
-    def read(memory: dict[str, str], leave_out_small: bool, path: str | None, progress: Any = PROGRESS) -> Any:
-        if not path:
+    def read(memory: dict[str, Any], leave_out_small: bool, files: Sequence[tuple[str, Path]], progress: Any = PROGRESS) -> Any:
+        if not files:
             return gr.skip(), gr.skip(), gr.skip()
-        floor: dict[str, Any] = (
-            {"least": 1, "least_classes": 1, "findings": False} if kind == "natural" else {"leave_out_small": leave_out_small}
-        )
+        more: dict[str, Any] = {"leave_out_small": leave_out_small}
+        if kind == "natural":
+            more = {"least": 1, "least_classes": 1, "findings": False}
 
         def tell(done: int, total: int) -> None:
             progress((done, total), desc="Reading images")
 
         try:
-            return _remember(memory, kind, upload.read(Path(path), app.lab.data, progress=tell, **floor), Path(path).name)
+            if len(files) == 1 and not files[0][0].lower().endswith(TABLES):
+                found = upload.read(files[0][1], app.lab.data, name=plain(Path(files[0][0]).stem), progress=tell, **more)
+                return _remember(memory, kind, found, plain(files[0][0]))
+            table = _table(files)
+            with drafts.gathered(app.lab, files) as folder:
+                return _remember(memory, kind, upload.read(folder, app.lab.data, name=table, progress=tell, **more), "")
         except UserError as error:
             return gr.skip(), None, problem(error)
         finally:
-            Path(path).unlink(missing_ok=True)
+            for _, path in files:
+                path.unlink(missing_ok=True)
 
     return read
+
+
+def _table(files: Sequence[tuple[str, Path]]) -> str:
+    """Return the name of the one table among loose files; `data.label` says what else to do with files that have none."""
+    tables = [name for name, _ in files if name.lower().endswith(TABLES)]
+    if len(files) > 1 and len(tables) == 1:
+        return plain(Path(tables[0]).stem)
+    got = f"These are {len(files)} files and {len(tables)} tables" if len(files) > 1 else "This is a table without its pictures"
+    ways = "drop one zip, or one CSV together with its pictures; pictures alone go under 'Class by class'"
+    raise DataError("data.label", f"{got}: {ways}.")
+
+
+def _user(app: App) -> Callable[..., Any]:
+    """Return the handler that makes the classes of the cards the chosen set."""
+
+    def use(memory: dict[str, Any], key: str, progress: Any = PROGRESS) -> Any:
+        try:
+            return _remember(memory, "data", drafts.use(app.lab, key), "")
+        except UserError as error:
+            return gr.skip(), gr.skip(), problem(error)
+
+    return use
+
+
+def _few(memory: dict[str, Any], shots: float | None) -> tuple[Any, Any]:
+    """Remember how few images of each class train."""
+    most = 10_000
+    if shots is None or not 0 <= shots <= most:
+        return gr.skip(), html(
+            '<p class="rift problem">Give 0 to {most} training images of each class; 0 takes all.</p>', most=most
+        )
+    return {**(memory or {}), "shots": int(shots)}, ""
+
+
+def _grouper(app: App) -> Callable[..., Any]:
+    """Return the handler that tells the patients of the chosen set in another way."""
+
+    def group(memory: dict[str, Any], key: str) -> Any:
+        home, digest, source = app.data(memory)
+        try:
+            return _remember(memory, "data", patients.choose(dataset.load(app.labs[home].data / digest), key), source)
+        except UserError as error:
+            return gr.skip(), gr.skip(), problem(error)
+
+    return group
 
 
 def _taker(app: App, kind: str, menu: Menu) -> Callable[..., Any]:
@@ -108,7 +180,7 @@ def _taker(app: App, kind: str, menu: Menu) -> Callable[..., Any]:
     return take
 
 
-def _remember(memory: dict[str, str], kind: str, images: dataset.ImageSet, source: str) -> tuple[dict[str, str], None, str]:
+def _remember(memory: dict[str, Any], kind: str, images: dataset.ImageSet, source: str) -> tuple[dict[str, Any], None, str]:
     """Make a set the chosen one, once it is known that it can be split."""
     if kind == "data":
         dataset.split(images, Training().split_seed)
@@ -116,22 +188,28 @@ def _remember(memory: dict[str, str], kind: str, images: dataset.ImageSet, sourc
     return {**memory, "natural": images.digest, "natural_source": source}, None, ""
 
 
-def _summaries(app: App, memory: dict[str, str]) -> tuple[str, str]:
+def _summaries(app: App, memory: dict[str, Any]) -> tuple[Any, ...]:
     home, digest, _ = app.data(memory)
-    first = summary(app, home, digest) if digest else ""
+    shots = int((memory or {}).get("shots") or 0)
+    first = summary(app, home, digest, shots=shots) if digest else ""
     natural = (memory or {}).get("natural", "")
     there = bool(natural) and (app.lab.data / natural).exists()
-    return first, summary(app, "lab", natural, parts=False) if there else ""
+    images = dataset.load(app.labs[home].data / digest) if digest and home == "lab" else None
+    offers = patients.offers(images) if images is not None else {}
+    ways = [(f"{one.said} ({one.patients} patients)" if one.groups else one.said, key) for key, one in offers.items()]
+    told_by = gr.Dropdown(choices=ways, value=patients.chosen(images) if images and offers else None, visible=bool(offers))
+    return first, summary(app, "lab", natural, parts=False) if there else "", shots, told_by
 
 
-def summary(app: App, home: str, digest: str, *, parts: bool = True) -> str:
-    """Return what is in a set: counts, pictures of each class, and every file that was changed or skipped."""
+def summary(app: App, home: str, digest: str, *, parts: bool = True, shots: int = 0) -> str:
+    """Return what is in a set: how it is split, pictures of each class, and every file that was changed or skipped."""
     images = dataset.load(app.labs[home].data / digest)
-    split = dataset.split(images, Training().split_seed) if parts else None
+    split = dataset.parts(images, Training(shots=shots), 0) if parts else None
     counts = {part: getattr(split, part) for part in PARTS} if split else {}
     members = [images.of(index) for index in range(len(images.classes))]
     several = images.task == "multi_label"
-    heads = join('<th scope="col">{part}</th>', [{"part": part} for part in counts])
+    names = {part: f"{part} ({shots} drawn)" if shots and part == "train" else part for part in counts}
+    heads = join('<th scope="col">{part}</th>', [{"part": name} for name in names.values()])
     rows = join(
         '<tr><th scope="row">{name}<small>{n} images</small></th>{cells}<td class="thumbs">{pictures}</td></tr>',
         [
@@ -145,13 +223,10 @@ def summary(app: App, home: str, digest: str, *, parts: bool = True) -> str:
         ],
     )
     about = html('<p class="about">{about}</p>', about=images.about) if images.about else ""
-    files = {
-        kind: report.files([item.model_dump() for item in getattr(images.report, kind)])
-        for kind in ("warnings", "changed", "skipped")
-    }
+    seen = images.report
     return html(
         '<div class="rift"><h2>{name}</h2>{about}<p>{kept} images in {classes} {kinds}; {changed} changed on the way in, '
-        "{skipped} skipped, {warnings} warnings.</p>{files}"
+        "{skipped} skipped, {warnings} warnings.{patients}</p>{files}"
         '<div class="scroll"><table class="numbers classes"><thead><tr><th scope="col">{kind}</th>'
         '{heads}<th scope="col" class="thumbs">Pictures</th></tr></thead><tbody>{rows}</tbody></table></div></div>',
         name=images.name,
@@ -160,11 +235,20 @@ def summary(app: App, home: str, digest: str, *, parts: bool = True) -> str:
         classes=len(images.classes),
         kinds="findings, of which an image may show several or none" if several else "classes",
         kind="Finding" if several else "Class",
-        **{kind: found["count"] for kind, found in files.items()},
-        files=Markup("".join(report.part("files", kind.capitalize(), found) for kind, found in files.items())),
+        **{kind: len(getattr(seen, kind)) for kind in remarks.KINDS},
+        patients=_patients(images, counts),
+        files=remarks.tables(app, home, images),
         heads=heads,
         rows=rows,
     )
+
+
+def _patients(images: dataset.ImageSet, counts: dict[str, np.ndarray]) -> str:
+    """Return how many patients are on each side of the split."""
+    if images.groups is None or not counts:
+        return ""
+    sides = ", ".join(f"{len(np.unique(images.groups[chosen]))} in {part}" for part, chosen in counts.items())
+    return f" Patients: {sides}."
 
 
 def _thumbnails(app: App, home: str, images: dataset.ImageSet, members: np.ndarray) -> Markup:
