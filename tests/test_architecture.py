@@ -69,7 +69,7 @@ def test_libraries_stay_where_they_belong(path):
     home, names = parts(path)[0], {name.split(".")[0] for name in imports(path)}
     assert "gradio" not in names or home == "ui"
     assert "typer" not in names or home == "cli"
-    assert "plotly" not in names or home in ("figures", "diagnostics", "toys", "tradeoff", "report", "ui")
+    assert "plotly" not in names or home in ("figures", "diagnostics", "toys", "tradeoff", "report", "notebook", "ui")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: "/".join(parts(p)))
