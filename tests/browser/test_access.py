@@ -14,11 +14,11 @@ from tests.browser.actions import FAMILY, TABS, settings, state, tab
 pytestmark = pytest.mark.browser
 AXE = resources.files("axe_playwright_python").joinpath("axe.min.js")  # axe-core (MPL-2.0), for tests only
 GRAVE = ("serious", "critical")
-TARGET = 24  # px, WCAG 2.2 AA; 44 is what thumbs like
+TARGET = 43.5  # px: 44, but for rounding; WCAG 2.2 asks for 24 (AA), thumbs for more
 SMALL = """least => {
   const found = []
-  for (const one of document.querySelectorAll('button, summary, input:not([type=file]), .rift.links a')) {
-    if (!one.checkVisibility() || one.closest('.js-plotly-plot')) continue
+  for (const one of document.querySelectorAll('button, summary, label > input')) {
+    if (!one.checkVisibility() || one.closest('.js-plotly-plot, [role=listbox], .toast-body')) continue
     const box = one.closest('label') ?? one, {height, width} = box.getBoundingClientRect()
     if (height > 1 && width > 1 && height < least) found.push(`${one.tagName} ${one.id} ${box.innerText.slice(0, 30)} ${height}`)
   }
