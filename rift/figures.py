@@ -19,7 +19,7 @@ from rift.config import SHUFFLED
 
 HEIGHT = 360
 MOST_POINTS = 150  # of one line that is sent while training
-MOST_SYMBOLS = 40  # on one such line: enough to tell the arms apart without color
+MOST_SYMBOLS = 15  # on one such line: enough to tell the arms apart without color
 GREY = "#7f7f7f"  # 4.0:1 on white, 4.5:1 on the dark page: the text color where no stylesheet replaces it
 GRID = "rgba(127,127,127,0.22)"
 # Alpha instead of lightness, so that the page shows through and the page's own text color stays readable in every cell.

@@ -14,11 +14,11 @@ from tests.browser.actions import FAMILY, TABS, settings, state, tab
 pytestmark = pytest.mark.browser
 AXE = resources.files("axe_playwright_python").joinpath("axe.min.js")  # axe-core (MPL-2.0), for tests only
 GRAVE = ("serious", "critical")
-TARGET = 24  # px, WCAG 2.2 AA; 44 is what thumbs like
+TARGET = 43.5  # px: 44, but for rounding; WCAG 2.2 asks for 24 (AA), thumbs for more
 SMALL = """least => {
   const found = []
-  for (const one of document.querySelectorAll('button, summary, input:not([type=file]), .rift.links a')) {
-    if (!one.checkVisibility() || one.closest('.js-plotly-plot')) continue
+  for (const one of document.querySelectorAll('button, summary, label > input')) {
+    if (!one.checkVisibility() || one.closest('.js-plotly-plot, [role=listbox], .toast-body')) continue
     const box = one.closest('label') ?? one, {height, width} = box.getBoundingClientRect()
     if (height > 1 && width > 1 && height < least) found.push(`${one.tagName} ${one.id} ${box.innerText.slice(0, 30)} ${height}`)
   }
@@ -104,12 +104,11 @@ def test_from_the_sample_to_start_and_stop_without_a_mouse(page, server):
     reach(page, "#take-sample")
     page.keyboard.press("Enter")
     expect(page.locator("#data-summary h2")).to_have_text("phantoms-blood-smear")
-    reach(page, "#tabs button[role=tab]", key="Shift+Tab")
-    reach(page, "#tab-train-button", key="Tab" if focused(page)["id"] != "tab-learn-button" else "Shift+Tab")
+    reach(page, "#tab-train-button", key="Shift+Tab")
     page.keyboard.press("Enter")
     expect(page.get_by_role("tab", name="2 Train")).to_have_attribute("aria-selected", "true")
-    reach(page, "input[type=radio]")
-    page.keyboard.press("ArrowLeft")
+    reach(page, "input[type=radio][value=Quick]")
+    page.keyboard.press("Space")  # Gradio puts each radio in the order of Tab; its arrows do nothing
     expect(page.get_by_label("Quick")).to_be_checked()
     expect(page.locator("#cost")).to_contain_text("24 steps in all")
     reach(page, "#start")

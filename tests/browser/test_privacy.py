@@ -86,7 +86,8 @@ def test_report_and_numbers_can_be_taken_away(page, server):
 
 def test_nothing_is_missed_where_every_other_host_is_blocked(server, visit, chromium):
     """Fonts, scripts and styles are the app's own: the page is whole on a machine without a network."""
-    context, blocked = chromium.new_context(viewport={"width": 1280, "height": 900}), []
+    context, blocked = chromium.new_context(viewport={"width": 1280, "height": 900}, locale="en-US"), []
+    context.set_default_timeout(60_000)
 
     def guard(route) -> None:
         if route.request.url.startswith(f"{server.url}/"):

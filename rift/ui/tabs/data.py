@@ -227,7 +227,8 @@ def summary(app: App, home: str, digest: str, *, parts: bool = True, shots: int 
     return html(
         '<div class="rift"><h2>{name}</h2>{about}<p>{kept} images in {classes} {kinds}; {changed} changed on the way in, '
         "{skipped} skipped, {warnings} warnings.{patients}</p>{files}"
-        '<div class="scroll"><table class="numbers classes"><thead><tr><th scope="col">{kind}</th>'
+        '<div class="scroll" role="region" tabindex="0" aria-label="Classes">'
+        '<table class="numbers classes"><thead><tr><th scope="col">{kind}</th>'
         '{heads}<th scope="col" class="thumbs">Pictures</th></tr></thead><tbody>{rows}</tbody></table></div></div>',
         name=images.name,
         about=about,

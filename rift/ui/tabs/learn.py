@@ -31,7 +31,8 @@ predicted in an exercise.</p></div>
 MEASURED = """
 <div class="rift"><h2>Measured on real sets</h2><p class="about">{model} on {n} medical sets that are not part of
 the app, {seeds} seeds, {natural} photos of {photos}; mean ± standard error. Only these numbers are shipped, no picture.</p>
-<div class="scroll"><table class="numbers"><thead><tr><th scope="col">Set</th><th scope="col">Arm</th>{heads}</tr></thead>
+<div class="scroll" role="region" tabindex="0" aria-label="Measured on real sets">
+<table class="numbers"><thead><tr><th scope="col">Set</th><th scope="col">Arm</th>{heads}</tr></thead>
 <tbody>{rows}</tbody></table></div>
 <details><summary>All {many} verdicts in words</summary><ul>{verdicts}</ul></details></div>
 """

@@ -112,7 +112,9 @@ def _table(curves: dict[str, list[dict[str, Any]]], name: str, judged: str) -> s
     ]
     lines = join("<tr><td>{arm}</td><td>{epoch}</td><td>{score}</td><td>{cka}</td></tr>", rows[::-1])
     return html(
-        '<div class="rift"><details><summary>Epochs as a table</summary><div class="scroll"><table class="plain"><thead><tr>'
+        '<div class="rift"><details><summary>Epochs as a table</summary>'
+        '<div class="scroll" role="region" tabindex="0" aria-label="Epochs">'
+        '<table class="plain"><thead><tr>'
         '<th scope="col">Arm</th><th scope="col">Epoch</th><th scope="col">{name}, validation</th>'
         '<th scope="col">Debiased CKA</th>'
         "</tr></thead><tbody>{lines}</tbody></table></div></details></div>",
