@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from markupsafe import Markup
 
@@ -16,9 +16,6 @@ from rift.comparison import Arm
 from rift.config import Choice
 from rift.errors import RunError
 from rift.runs import Lab
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
 
 CELL = 'style="padding:.3em .8em;text-align:{side};vertical-align:top;border-bottom:1px solid #8884"'
 
@@ -46,7 +43,7 @@ class Comparison(dict[str, Any]):
         ]
 
     @cached_property
-    def figures(self) -> dict[str, go.Figure]:
+    def figures(self) -> dict[str, Any]:
         """The plotly figure of each diagnostic that was measured, by its name, such as `figures["drift"]`."""
         found = {section["name"]: section["figure"] for section in page.sections(self._measures)}
         return ({"tradeoff": page.tradeoff_section(self)["figure"]} if len(self["arms"]) > 2 else {}) | found

@@ -25,7 +25,7 @@ def sweep(
     """
     out, home = Path(out), Path(lab or Path(out) / "lab")
     if len(data) == 1:
-        document = api.compare(data[0], out, lab=home, say=say, document_name="sweep.json", **asked)
+        document: dict[str, Any] = api.compare(data[0], out, lab=home, say=say, document_name="sweep.json", **asked)
         _write_table(out / "table.csv", {document["data"]["name"]: document})
         return document
     names = [Path(str(one)).name.removesuffix(".zip").replace(":", "-") for one in data]

@@ -59,7 +59,7 @@ def log(lab: Lab, name: str) -> list[Line]:
             if run.state == "lost":
                 gone = f"{called}: its process is gone, perhaps with the computer. What it saved is kept."
                 found.append(Line(run.last_event()["time"], gone, True))
-    return sorted(found, key=lambda line: line.time, reverse=True)
+    return sorted(reversed(found), key=lambda line: -line.time)  # of what is of one moment, too, the last comes first
 
 
 def maps(lab: Lab, name: str) -> dict[str, Places]:

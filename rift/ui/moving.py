@@ -32,9 +32,9 @@ class Map:
         self.app = app
         self.reached = gr.State("")  # home/comparison, its newest epoch, and how many arms have a map
         gr.HTML(MAP)
-        with gr.Row(equal_height=True):
-            self.epoch = gr.Slider(0, 1, 0, step=1, label="Epoch", elem_id="map-epoch", scale=4, min_width=240)
-            self.newest = gr.Checkbox(True, label="Stay at the newest", elem_id="map-newest", scale=1, min_width=160)
+        self.epoch = gr.Slider(0, 1, 0, step=1, label="Epoch", elem_id="map-epoch")
+        with gr.Row():
+            self.newest = gr.Checkbox(True, label="Stay at the newest", elem_id="map-newest", container=False, min_width=160)
             self.play = gr.Button("Play from the start", size="sm", elem_id="map-play", scale=0, min_width=150)
         self.plot = gr.Plot(show_label=False, container=False, elem_id="map", elem_classes=["wide"])
         self.said = gr.HTML(elem_id="map-said")
