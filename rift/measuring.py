@@ -14,6 +14,7 @@ from rift.errors import RunError
 from rift.measurement import Measurement
 from rift.runs import Lab, Run
 
+FIRST_SECONDS = 30.0  # of one arm with the first preset, which is what its settings were chosen by
 MOST_PICTURES = 400  # in one gallery; a page with more of them is slow to scroll
 
 
@@ -166,9 +167,20 @@ def plan(lab: Lab, name: str, diagnostic: str) -> str:
     what = "Runs the models again" if catalog.captures(diagnostic) else "Takes what is kept of the models, without running them"
     times = {preset: measurement.seconds(lab, Choice(name=diagnostic, options=one)) for preset, one in forms(diagnostic).items()}
     took = [f"{preset} {_duration(one * len(arms))}" for preset, one in times.items() if one is not None]
-    last = f" Last time it took: {', '.join(took)}." if took else ""
+    last = f" Last time it took: {', '.join(took)}." if took else f" {_first(diagnostic, len(arms))}"
     return (
         f"{what}, for {len(arms)} arm{'s' if len(arms) > 1 else ''}: {', '.join(arms)}.{last} You may close this page meanwhile."
+    )
+
+
+def _first(diagnostic: str, arms: int) -> str:
+    """Say how long a first time takes, of which nothing but a rough idea can be had."""
+    if not catalog.captures(diagnostic):
+        return "It takes seconds."
+    preset = next(iter(forms(diagnostic)))
+    return (
+        f"It was not measured in this lab before. The preset {preset} is made for about {_duration(FIRST_SECONDS * arms)} on two "
+        "idle cores with the small embedded model and 200 images; larger models take longer, and how much is said as it goes."
     )
 
 

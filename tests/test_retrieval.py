@@ -176,4 +176,8 @@ def test_figure_and_sentence_show_every_model_and_chance():
     assert list(plot.data[2].y)[1] == pytest.approx(results["none"]["neighbors_kept"])
     said = retrieval.sentence(again)
     assert said == retrieval.sentence(results) and "by chance" in said and "120 natural images" in said
-    assert len(json.dumps(again["none"])) < 20_000
+    assert len(json.dumps(again["none"])) < 40_000  # a third of it the neighbors of every image
+    near = results["none"]["neighbors_after"]
+    assert near.shape == (90, 5) and near.max() < results["none"]["n_looked_up"] and not (near == np.arange(90)[:, None]).any()
+    kept = [len(set(a) & set(b)) / 5 for a, b in zip(results["none"]["neighbors_before"], near, strict=True)]
+    assert kept == pytest.approx(results["none"]["kept"].tolist())

@@ -153,8 +153,8 @@ def figure(results: Mapping[str, dict]) -> go.Figure:
         cols=len(arms),
         specs=[[{"colspan": len(arms)}] + [None] * (len(arms) - 1), [{}] * len(arms)],
         subplot_titles=["", *(f"{figures.text(arm)}: called →" for arm in arms)],
-        vertical_spacing=0.22,
-        row_heights=[0.42, 0.58],
+        vertical_spacing=0.3,  # for the names of the classes, which are long
+        row_heights=[0.4, 0.6],
         horizontal_spacing=0.03,
     )
     for place, (arm, one) in enumerate(arms.items()):
@@ -166,7 +166,7 @@ def figure(results: Mapping[str, dict]) -> go.Figure:
     plot.update_yaxes(range=[-0.04, 1.06], title_text="recall", row=1, col=1)
     plot.update_yaxes(title_text="true class", row=2, col=1)
     plot.update_annotations(font_size=13)
-    return figures.style(plot, 600 + 16 * len(shown)).update_layout(meta={"min_width": 220 + 170 * len(arms)})
+    return figures.style(plot, 680 + 16 * len(shown)).update_layout(meta={"min_width": 220 + 170 * len(arms)})
 
 
 def _recall(plot: go.Figure, arm: str, one: dict, shown: np.ndarray, offset: float, arms: list[str]) -> None:

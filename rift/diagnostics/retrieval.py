@@ -51,7 +51,7 @@ def measure(
 
     `same_class` is precision at k of the finetuned model, `pretrained_same_class` of the pretrained one, `neighbors_kept` the
     mean share of an image's neighbors that both models find, with `kept` `(n,)` of each. `neighbors_…` `(n, k)` are those of
-    every image, nearest first, as places among the images looked up (test, then training images, each in their order), with
+    every test image, nearest first, as places among the images looked up (test, then training images, each in their order), with
     `neighbor_distances_…` 1 - cosine in [0, 2]. `near_…` `(shown, k)` say the same of the dozen: ids (of natural images places
     in their set), classes, distances, and whether they show the same.
     """
@@ -130,7 +130,8 @@ def _neighborhoods(prefix: str, library: Library, k: int, shown: int) -> Result:
     places = library.asking[chosen]
     result |= {f"{prefix}query_images": library.images[places], f"{prefix}query_classes": library.names[places]}
     for model, near, far in (("before", near_before, far_before), ("after", near_after, far_after)):
-        result |= {f"{prefix}neighbors_{model}": near, f"{prefix}neighbor_distances_{model}": far.round(4)}
+        if not prefix:  # a page shows them of any test image
+            result |= {f"neighbors_{model}": near, f"neighbor_distances_{model}": far.round(4)}
         values = (library.images[near[chosen]], library.names[near[chosen]], far[chosen].round(4), same[model][chosen])
         result |= {f"{prefix}near_{part}_{model}": value for part, value in zip(PARTS, values, strict=True)}
     return result

@@ -49,7 +49,7 @@ class Asker:
         self.number.change(self._preview, [*chosen, self.number], self.preview, **PRIVATE)
         self.file.upload(self._keep, self.file, [self.file, self.kept, self.preview], **PRIVATE)
         asked = [*chosen, self.number, words, *(self.form.inputs if self.form else [])]
-        busy = {**PRIVATE, "show_progress": "minimal"}
+        busy = {**PRIVATE, "show_progress": "minimal", "show_progress_on": None}
         gr.on([button.click, words.submit], told(self._answer), asked, [sentence, plot], **busy)
 
     def _first(self, ready: str, source: str, kept: str) -> list[Any]:

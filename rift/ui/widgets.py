@@ -18,7 +18,9 @@ from rift import catalog
 from rift.config import Choice
 from rift.errors import UserError
 
-PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+# `show_progress_on`: else Gradio tells each output of each event that it waits, and looks for it in the whole page each time:
+# of five seconds' work for opening a sub-tab all but a few tenths.
+PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "show_progress_on": []}
 
 
 def html(template: str, **values: Any) -> Markup:

@@ -54,9 +54,9 @@ def press(page, place: list[float]) -> None:
 def choose(page, where: str, option: str) -> None:
     """Choose with the keyboard alone."""
     page.locator(f"#{where} input").focus()
-    page.keyboard.press("ArrowDown")
-    page.get_by_role("option", name=option, exact=True).wait_for()
+    page.keyboard.press("ControlOrMeta+a")
     page.keyboard.type(option)
+    page.get_by_role("option", name=option, exact=True).wait_for()
     page.keyboard.press("Enter")
 
 
