@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import gradio as gr
 from markupsafe import Markup
 
 from rift import comparison, naming, plain, service, sharing, storage
-from rift.errors import RunError
+from rift.errors import RunError, UserError
 from rift.ui.history import History
 from rift.ui.state import REMEMBERED, App, Shown
 from rift.ui.widgets import PRIVATE, html, join, told
@@ -173,10 +174,12 @@ if (!window.riftRevokes) {
 def _links(app: App) -> Markup:
     rows = []
     for share in sharing.shares(app.lab):
-        there = share.home in app.labs and share.comparison in service.comparisons(app.labs[share.home])
+        title = "deleted"
+        with suppress(UserError, KeyError):
+            title = naming.title(app.labs[share.home], share.comparison)
         rows.append(
             {
-                "title": naming.title(app.labs[share.home], share.comparison) if there else "deleted",
+                "title": title,
                 "pictures": "with pictures" if share.pictures else "numbers and plots",
                 "when": naming.when(share.created),
                 "name": share.name,
