@@ -205,9 +205,9 @@ def _stored(app: App, tab: gr.Tab) -> None:
     sizes = gr.HTML(elem_id="stored")
     erase = gr.Button("Delete my data now", variant="stop", elem_id="erase")
     with gr.Row(visible=False, elem_id="erase-sure") as question:
-        gr.HTML(html('<div class="rift problem" role="alert">{text}</div>', text=SURE))
-        sure = gr.Button("Delete everything", variant="stop", elem_id="sure-erase")
-        keep = gr.Button("Keep it", elem_id="keep-data")
+        gr.HTML(html('<div class="rift problem" role="alert">{text}</div>', text=SURE), scale=8, min_width=300)
+        sure = gr.Button("Delete everything", variant="stop", scale=0, min_width=180, elem_id="sure-erase")
+        keep = gr.Button("Keep it", scale=0, min_width=120, elem_id="keep-data")
 
     def gone() -> tuple[dict[str, str], Any, Any]:
         storage.erase(app.lab)
@@ -235,4 +235,4 @@ def _sizes(app: App) -> Markup:
 
 
 def _size(count: int) -> str:
-    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
+    return f"{count / 1e6:.1f}\u00a0MB" if count >= 1e5 else f"{count / 1e3:.1f}\u00a0kB"
