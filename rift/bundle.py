@@ -136,7 +136,9 @@ def open_(lab: Lab, path: Path) -> tuple[str, str]:
     shelf.mkdir(exist_ok=True)
     with path.open("rb") as file:
         name = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    if not (shelf / name).exists() and sum(1 for _ in shelf.glob("*/opened.json")) >= MOST_OPENED:
+    if (shelf / name / "opened.json").exists():
+        return f"opened-{name}", service.comparisons(Lab(shelf / name))[0]
+    if sum(1 for _ in shelf.glob("*/opened.json")) >= MOST_OPENED:
         raise DataError("data.too_many", f"{MOST_OPENED} bundles are open; close one in the history first.")
     draft = Path(tempfile.mkdtemp(dir=shelf, prefix=".opening-"))
     try:
@@ -149,9 +151,8 @@ def open_(lab: Lab, path: Path) -> tuple[str, str]:
         _refuse_misfits(draft, index)
         seal = {"opened": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "file": archive.plain(path.name)}
         write_json(draft / "opened.json", seal)
-        if not (shelf / name).exists():
-            os.rename(draft, shelf / name)
-            service.forget()
+        os.rename(draft, shelf / name)
+        service.forget()
         return f"opened-{name}", index.comparison
     finally:
         shutil.rmtree(draft, ignore_errors=True)

@@ -86,11 +86,6 @@ def _said(value: Any) -> str:
     return ("on" if value else "off") if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def label(lab: Lab, name: str) -> str:
-    """Return a comparison's name and age for a list."""
-    return f"{title(lab, name)}, {when(service.created(lab, name))}"
-
-
 def when(time: str) -> str:
     """Return an ISO time in UTC to the minute, as a person reads it."""
     return f"{time[:16].replace('T', ' ')} UTC"

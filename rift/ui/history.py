@@ -66,13 +66,13 @@ class History:
         gr.HTML(html('<div class="rift"><h2>All comparisons</h2><p class="about">{about}</p></div>', about=ABOUT))
         self.search = gr.Textbox(label="Search", placeholder="a name, images, an arm, a state, a date", elem_id="history-search")
         with gr.Row(visible=False, elem_id="history-rename") as self.rename_row:
-            self.name = gr.Textbox(label="New name", info="empty: the name it came with", max_lines=1, scale=4)
-            save = gr.Button("Save", variant="primary", size="sm", elem_id="save-name")
-            keep_name = gr.Button("Leave it", size="sm")
+            self.name = gr.Textbox(label="New name", info="empty: the name it came with", max_lines=1, scale=4, min_width=300)
+            save = gr.Button("Save", variant="primary", scale=0, min_width=120, elem_id="save-name")
+            keep_name = gr.Button("Leave it", scale=0, min_width=120)
         with gr.Row(visible=False, elem_id="history-sure") as self.sure_row:
-            self.question = gr.HTML()
-            sure = gr.Button("Delete", variant="stop", size="sm", elem_id="sure-delete")
-            keep = gr.Button("Keep it", size="sm", elem_id="keep-it")
+            self.question = gr.HTML(scale=8, min_width=300)
+            sure = gr.Button("Delete", variant="stop", scale=0, min_width=120, elem_id="sure-delete")
+            keep = gr.Button("Keep it", scale=0, min_width=120, elem_id="keep-it")
         self.table = gr.HTML(elem_id="history")
         self.asked = gr.HTML("", js_on_load=LISTEN, elem_id="keep-asked")
         self.about = gr.State("")  # the comparison that is renamed or deleted

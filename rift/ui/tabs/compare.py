@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from rift import catalog, measuring, naming, overview, report, service
+from rift import catalog, comparison, dataset, measuring, naming, overview, report, service
 from rift.ui import linked
 from rift.ui.diagnostic import Page, title
 from rift.ui.sliders import Strengths
@@ -189,7 +189,8 @@ def _numbers(here: Shown) -> list[Any]:
 def _photos(app: App, here: Shown) -> Any:
     """Return a dozen natural photos with what each model calls them."""
     natural = service.order_of(here.lab, here.id)[0].natural
-    found = report.photos(service.measures(here.lab, here.id))
+    there = dataset.load(here.lab.data / natural).has_pictures  # not where a bundle came without them
+    found = report.photos(service.measures(here.lab, here.id)) if there else []
     rows = [{**one, "uri": app.files.picture(here.home, natural, one["index"], 160)} for one in found]
     about = (
         "What each model calls the same photo, with the probability among the labels it knows. The photos are evenly spaced "

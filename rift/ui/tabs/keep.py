@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import gradio as gr
 from markupsafe import Markup
 
 from rift import comparison, naming, plain, service, sharing, storage
-from rift.errors import RunError
+from rift.errors import RunError, UserError
 from rift.ui.history import History
 from rift.ui.state import REMEMBERED, App, Shown
 from rift.ui.widgets import PRIVATE, html, join, told
@@ -173,10 +174,12 @@ if (!window.riftRevokes) {
 def _links(app: App) -> Markup:
     rows = []
     for share in sharing.shares(app.lab):
-        there = share.home in app.labs and share.comparison in service.comparisons(app.labs[share.home])
+        title = "deleted"
+        with suppress(UserError, KeyError):
+            title = naming.title(app.labs[share.home], share.comparison)
         rows.append(
             {
-                "title": naming.title(app.labs[share.home], share.comparison) if there else "deleted",
+                "title": title,
                 "pictures": "with pictures" if share.pictures else "numbers and plots",
                 "when": naming.when(share.created),
                 "name": share.name,
@@ -202,9 +205,9 @@ def _stored(app: App, tab: gr.Tab) -> None:
     sizes = gr.HTML(elem_id="stored")
     erase = gr.Button("Delete my data now", variant="stop", elem_id="erase")
     with gr.Row(visible=False, elem_id="erase-sure") as question:
-        gr.HTML(html('<div class="rift problem" role="alert">{text}</div>', text=SURE))
-        sure = gr.Button("Delete everything", variant="stop", elem_id="sure-erase")
-        keep = gr.Button("Keep it", elem_id="keep-data")
+        gr.HTML(html('<div class="rift problem" role="alert">{text}</div>', text=SURE), scale=8, min_width=300)
+        sure = gr.Button("Delete everything", variant="stop", scale=0, min_width=180, elem_id="sure-erase")
+        keep = gr.Button("Keep it", scale=0, min_width=120, elem_id="keep-data")
 
     def gone() -> tuple[dict[str, str], Any, Any]:
         storage.erase(app.lab)
@@ -232,4 +235,4 @@ def _sizes(app: App) -> Markup:
 
 
 def _size(count: int) -> str:
-    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
+    return f"{count / 1e6:.1f}\u00a0MB" if count >= 1e5 else f"{count / 1e3:.1f}\u00a0kB"
