@@ -21,7 +21,7 @@ from rift import drafts
 from rift.errors import DataError, UserError
 from rift.review import Item
 from rift.ui.state import App
-from rift.ui.widgets import PRIVATE, Dropped, html, join, problem
+from rift.ui.widgets import PRIVATE, dropped, html, join, problem
 
 SHOWN, MOST_REMARKS = 8, 5  # pictures of a class on its card, the newest; and pictures that were not taken
 MOST_SHOTS, MOST_SHOT_BYTES = 12, 4_000_000
@@ -101,7 +101,7 @@ class Cards:
     def _card(self, place: int) -> None:
         name = gr.Textbox(f"Class {place + 1}", label=f"Name of class {place + 1}", max_lines=1, elem_id=f"class-name-{place}")
         self.names.append(name)
-        file = Dropped(label="Drop pictures here", file_count="multiple", height=110, elem_id=f"class-drop-{place}")
+        file = dropped(label="Drop pictures here", file_count="multiple", height=110, elem_id=f"class-drop-{place}")
         self.files.append(file)
         self.thumbs.append(gr.HTML(elem_id=f"class-pictures-{place}"))
         with gr.Row():

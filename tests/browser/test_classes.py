@@ -1,6 +1,8 @@
-"""Pictures class by class: dropped, refused, kept over a reload, taken by the webcam, and used; tables, patients and few shots."""
+"""Pictures class by class: dropped, refused, kept over a reload, taken by webcam, used; tables, patients and few shots."""
 
 from __future__ import annotations
+
+import shutil
 
 import pytest
 from playwright.sync_api import expect
@@ -87,8 +89,6 @@ def test_a_table_and_its_pictures_are_dropped_and_a_column_names_the_patient(pag
 @pytest.mark.slow
 def test_the_webcam_takes_pictures_into_a_class(chromium, server):
     flags = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
-    import shutil
-
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     browser = chromium.browser_type.launch(executable_path=path, args=flags)
     try:
