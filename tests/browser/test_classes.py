@@ -55,7 +55,7 @@ def test_classes_are_filled_reloaded_and_used(page, server):
 
     page.locator("#shots input").fill("2")
     page.locator("#shots input").press("Enter")
-    expect(page.locator("#data-summary thead")).to_contain_text("train (2 drawn)")
+    expect(page.locator("#data-summary table.classes thead")).to_contain_text("train (2 drawn)")
     expect(page.locator(f"{SUMMARY} >> nth=0").locator("td").first).to_have_text("2")
     tab(page, "Train")
     expect(page.locator("#cost")).to_contain_text("4 training images")
