@@ -39,10 +39,11 @@ class Picture(BaseModel):
 
 
 class Group(BaseModel):
-    """One class: what it is called, and its pictures in the order they came."""
+    """One class: what it is called, its pictures in the order they came, and what was not taken of those that came last."""
 
     name: str
     pictures: list[Picture] = []
+    remarks: list[Item] = []
 
 
 class Draft(BaseModel):
@@ -93,6 +94,7 @@ def add(lab: Lab, key: str, place: int, files: Sequence[tuple[str, bytes]], limi
             write_bytes(home / digest, data)
             there[digest] = group.name
             group.pictures.append(Picture(name=name, hash=digest))
+        group.remarks = remarks
     return remarks
 
 
@@ -121,13 +123,13 @@ def append(lab: Lab, key: str) -> None:
 def clear(lab: Lab, key: str, place: int) -> None:
     """Take all pictures out of a class."""
     with _changing(lab, key) as (draft, _):
-        _class(draft, place).pictures.clear()
+        draft.classes[place] = Group(name=_class(draft, place).name)
 
 
 def remove(lab: Lab, key: str, place: int) -> None:
     """Take a class away with its pictures; of two classes left it is emptied and stays."""
     with _changing(lab, key) as (draft, _):
-        _class(draft, place).pictures.clear()
+        draft.classes[place] = Group(name=_class(draft, place).name)
         if len(draft.classes) > FEWEST:
             del draft.classes[place]
 

@@ -50,6 +50,7 @@ def test_bad_pictures_are_named_and_the_good_ones_kept(lab):
         ("again.png", "data.duplicate"),
     ]
     assert "a GIF" in remarks[0].message and "in this class already" in remarks[2].message
+    assert drafts.read(lab, key).classes[0].remarks == remarks, "and they are still told after a reload"
     (twin,) = drafts.add(lab, key, 1, [("good.png", good)])
     assert "in the class 'Class 1' already" in twin.message
     draft = drafts.read(lab, key)

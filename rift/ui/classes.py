@@ -17,13 +17,13 @@ from typing import Any
 import gradio as gr
 from markupsafe import Markup
 
-from rift import drafts, report
+from rift import drafts
 from rift.errors import DataError, UserError
 from rift.review import Item
 from rift.ui.state import App
-from rift.ui.widgets import PRIVATE, Dropped, html, join, problem
+from rift.ui.widgets import PRIVATE, dropped, html, join, problem
 
-SHOWN = 8  # pictures of a class on its card, the newest
+SHOWN, MOST_REMARKS = 8, 5  # pictures of a class on its card, the newest; and pictures that were not taken
 MOST_SHOTS, MOST_SHOT_BYTES = 12, 4_000_000
 HOW = """
 <div class="rift"><p class="about">Name each class, and drop pictures in or take them with the webcam. Three in each are the
@@ -95,13 +95,13 @@ class Cards:
                 self.one = gr.Button("Take a picture", variant="primary", elem_id="take-one")
                 self.ten = gr.Button("Take ten in a row", elem_id="take-ten")
                 self.close = gr.Button("Close the webcam", elem_id="close-camera")
-        self.remarks = gr.HTML(elem_id="class-remarks")
-        self.shown = [*self.cards, *self.names, *self.thumbs, self.into, self.remarks]
+        self.trouble = gr.HTML(elem_id="class-problem")
+        self.shown = [*self.cards, *self.names, *self.thumbs, self.into, self.trouble]
 
     def _card(self, place: int) -> None:
         name = gr.Textbox(f"Class {place + 1}", label=f"Name of class {place + 1}", max_lines=1, elem_id=f"class-name-{place}")
         self.names.append(name)
-        file = Dropped(label="Drop pictures here", file_count="multiple", height=110, elem_id=f"class-drop-{place}")
+        file = dropped(label="Drop pictures here", file_count="multiple", height=110, elem_id=f"class-drop-{place}")
         self.files.append(file)
         self.thumbs.append(gr.HTML(elem_id=f"class-pictures-{place}"))
         with gr.Row():
@@ -128,7 +128,7 @@ class Cards:
             shots = [self.key, self.into, self.slot]
             button.click(self._shots, shots, self.shown, js=TAKE.replace("MANY", str(many)), **more)
 
-    def render(self, key: str, remarks: Any = "") -> list[Any]:
+    def render(self, key: str, trouble: Any = "") -> list[Any]:
         """Return the cards of a draft as they are now, in the order of `shown`."""
         classes = drafts.read(self.app.lab, key or "").classes
         padded = [*classes, *[None] * (drafts.MOST - len(classes))]
@@ -138,7 +138,7 @@ class Cards:
             *[gr.skip() if one is None else one.name for one in padded],
             *["" if one is None else self._thumbs(key, one) for one in padded],
             into,
-            remarks,
+            trouble,
         ]
 
     def _thumbs(self, key: str, group: drafts.Group) -> Markup:
@@ -149,12 +149,15 @@ class Cards:
             [{"address": files.draft("lab", key, one.hash), "name": one.name} for one in group.pictures[: -SHOWN - 1 : -1]],
         )
         count = f"{many} picture{'' if many == 1 else 's'}" if many else "No pictures yet"
-        return html('<div class="rift thumbs"><p class="count" role="status">{n}</p>{all}</div>', n=count, all=pictures)
+        refused = _not_taken(group.remarks) if group.remarks else ""
+        page = '<div class="rift thumbs"><p class="count" role="status">{n}</p>{all}{refused}</div>'
+        return html(page, n=count, all=pictures, refused=refused)
 
     def _acting(self, act: Callable[..., Any]) -> Callable[..., list[Any]]:
         def handler(key: str, *values: Any) -> list[Any]:
             try:
-                return self.render(key, _said(act(key, *values)))
+                act(key, *values)
+                return self.render(key)
             except UserError as error:
                 return self.render(key, problem(error))
 
@@ -195,14 +198,9 @@ def _decoded(text: str) -> list[bytes]:
     return shots
 
 
-def _said(remarks: Any) -> Any:
-    """Return what was not taken, each with its reason."""
-    if not isinstance(remarks, list) or not remarks:
-        return ""
-    return html(
-        '<div class="rift" role="alert">{rows}</div>', rows=report.part("files", "Not taken", report.files(_rows(remarks)))
-    )
-
-
-def _rows(remarks: Sequence[Item]) -> list[dict[str, Any]]:
-    return [one.model_dump() for one in remarks]
+def _not_taken(remarks: Sequence[Item]) -> Markup:
+    """Return what was not taken of the pictures that came last, each with its reason."""
+    rows = [{"file": one.file, "message": one.message, "code": one.code} for one in remarks[:MOST_REMARKS]]
+    listed = join("<li><b>{file}</b>: {message} <code>{code}</code></li>", rows)
+    more = f"and {len(remarks) - MOST_REMARKS} more" if len(remarks) > MOST_REMARKS else ""
+    return html('<div class="refused" role="alert"><p>Not taken:</p><ul>{rows}</ul>{more}</div>', rows=listed, more=more)

@@ -32,7 +32,7 @@ def tables(app: App, home: str, images: ImageSet) -> Markup:
 
     def pictures(item: Item) -> Markup:
         about = [name for name in (item.file, *item.pictures) if name in place]
-        shown = [{"name": name, "address": app.files.picture(home, images.digest, place[name])} for name in about[:6]]
+        shown = [{"name": name, "address": app.files.picture(home, images.digest, place[name])} for name in about[:3]]
         return join('<img loading="lazy" width="40" height="40" src="{address}" alt="{name}" title="{name}">', shown)
 
     found = []

@@ -54,17 +54,19 @@ def told(handler: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-class Dropped(gr.File):
-    """A field for files that are read at once: its value is `(name, path)` of each, the name as the person has it.
+def dropped(**about: Any) -> gr.File:
+    """Return a field for files that are read at once: its value is `(name, path)` of each, the name as the person has it.
 
     Gradio's own answer is a path under a name of its making, and leaves an empty file behind. `unlink` what was read.
     """
+    field = gr.File(**about)
+    field.preprocess = _given  # type: ignore[method-assign, assignment]  # of a subclass Gradio would write a file beside this one
+    return field
 
-    is_template = True  # on the page it is a File
 
-    def preprocess(self, payload: Any) -> list[tuple[str, Path]]:  # type: ignore[override]
-        given = getattr(payload, "root", [payload]) if payload is not None else []
-        return [(str(one.orig_name or Path(one.path).name), Path(one.path)) for one in given]
+def _given(payload: Any) -> list[tuple[str, Path]]:
+    files = getattr(payload, "root", [payload]) if payload is not None else []
+    return [(str(one.orig_name or Path(one.path).name), Path(one.path)) for one in files]
 
 
 def control(name: str, field: pydantic.fields.FieldInfo, value: Any = None) -> Any:

@@ -74,6 +74,16 @@ def field(page: Page, label: str) -> Locator:
     return page.get_by_label(label, exact=True)
 
 
+def only_rift(page: Page) -> None:
+    """Take the arm without a regularizer away."""
+    tab(page, "Train")
+    page.locator("#arms-list label").first.click()
+    expect(field(page, "Regularizer")).to_have_value("none")
+    page.locator("#remove-arm").click()
+    expect(page.locator("#arms-list label")).to_have_count(1)
+    expect(field(page, "Regularizer")).to_have_value("rift")
+
+
 def start(page: Page) -> None:
     """Press Start and wait until the page has moved on to Watch."""
     page.locator("#start").click()

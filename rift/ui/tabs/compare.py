@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from rift import catalog, comparison, dataset, measuring, naming, overview, report, service
+from rift import catalog, dataset, measuring, naming, overview, report, service
 from rift.ui import linked
 from rift.ui.diagnostic import Page, title
 from rift.ui.sliders import Strengths

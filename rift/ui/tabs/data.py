@@ -18,7 +18,7 @@ from rift.review import PARTS
 from rift.ui import remarks
 from rift.ui.classes import Cards
 from rift.ui.state import App
-from rift.ui.widgets import PRIVATE, Dropped, Menu, html, join, problem
+from rift.ui.widgets import PRIVATE, Menu, dropped, html, join, problem
 
 TITLE, ORDER = "1 Data", 1
 THUMBNAILS = 6  # of each class
@@ -45,7 +45,7 @@ def build(app: App) -> None:
             cards = Cards(app)
         with gr.Tab("Zip, or table with pictures", id="zip", render_children=True):
             gr.HTML(HOW)
-            file = Dropped(
+            file = dropped(
                 label="Drop a zip, or a table (CSV) and its pictures", file_count="multiple", height=132, elem_id="upload"
             )
             small = gr.Checkbox(label="Leave out classes with fewer than three images", elem_id="leave-out-small")
@@ -70,7 +70,7 @@ def build(app: App) -> None:
                 natural = Menu("natural", "bundled", "Set of natural images")
                 take_natural = gr.Button("Take this set")
             with gr.Column(min_width=320):
-                natural_file = Dropped(label="Or a zip with one folder for each word", height=132)
+                natural_file = dropped(label="Or a zip with one folder for each word", height=132)
         natural_summary = gr.HTML()
 
     cards.connect()
