@@ -16,8 +16,8 @@ from rift.config import PRESETS, SHUFFLED, Choice, Strength, Training
 from rift.errors import RunError, SettingError, of_code
 from rift.following import Say
 from rift.notebook import Comparison
+from rift.orders import Order
 from rift.runs import SCHEMA, Lab, write_json
-from rift.service import Order
 
 
 def compare(

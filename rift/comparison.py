@@ -77,7 +77,8 @@ def plan(methods: Sequence[Choice], regularizers: Sequence[Choice], strengths: S
     ]
     arms = named([(method, one, without if one.name == "none" else strength) for method, one, strength in triples])
     plain = {_key(arm)[0]: arm.name for arm in arms if arm.regularizer.name == "none"}
-    return [replace(arm, same_as=plain[_key(arm)[0]]) if _changes_nothing(arm) else arm for arm in arms]
+    idle = [never_trains(arm.method) and arm.regularizer.name != "none" for arm in arms]
+    return [replace(arm, same_as=plain[_key(arm)[0]]) if same else arm for arm, same in zip(arms, idle, strict=True)]
 
 
 def marked(arms: Sequence[Arm], training: Training) -> list[Arm]:
@@ -86,18 +87,12 @@ def marked(arms: Sequence[Arm], training: Training) -> list[Arm]:
     def name(plain: str) -> str:
         return (f"{plain[:-1]}, {SHUFFLED}]" if plain.endswith("]") else f"{plain}[{SHUFFLED}]") if plain else ""
 
-    return (
-        [replace(arm, name=name(arm.name), same_as=name(arm.same_as)) for arm in arms] if training.shuffle_labels else list(arms)
-    )
-
-
-def _changes_nothing(arm: Arm) -> bool:
-    """Whether an arm is its baseline to the last bit: all penalties look at the backbone alone, and this one never trains."""
-    return never_trains(arm.method) and arm.regularizer.name != "none"
+    shuffled = training.shuffle_labels
+    return [replace(arm, name=name(arm.name), same_as=name(arm.same_as)) if shuffled else arm for arm in arms]
 
 
 def never_trains(method: Choice) -> bool:
-    """Whether a method leaves the backbone as it is, whatever the penalty."""
+    """Whether a method leaves the backbone as it is: then an arm is its baseline to the last bit, whatever the penalty."""
     return bool(getattr(catalog.module("methods", method.name), "BACKBONE_NEVER_TRAINS", False))
 
 
@@ -211,10 +206,10 @@ def report_of(images: ImageSet) -> dict[str, Any]:
 def _natural_warnings(natural: ImageSet, before: Snapshot) -> list[dict[str, str]]:
     warnings = report_of(natural)["warnings"]
     judge = before.judge()
-    by_mean = "it has one image, and nearest mean takes two"
     for index, label in enumerate(natural.classes):
         if index not in judge.known:
-            why = by_mean if judge.way == "nearest mean" else "the backbone knows no such word"
+            one = "it has one image, and nearest mean takes two"
+            why = one if judge.way == "nearest mean" else "the backbone knows no such word"
             message = f"{label!r} is not scored: {why}."
             warnings.append({"file": label, "code": "natural.unknown", "message": message})
     return warnings

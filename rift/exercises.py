@@ -15,8 +15,8 @@ from rift.comparison import Arm
 from rift.config import Choice, Training
 from rift.dataset import ImageSet
 from rift.errors import SettingError
+from rift.orders import Order, experiments
 from rift.runs import Lab, Run
-from rift.service import Order
 
 STEPS, MOST_EPOCHS, FEWEST_EPOCHS = 60, 15, 4  # enough to see something, and minutes on two cores
 MOST_TRAIN = 300  # training images of an exercise; of a larger set some are drawn
@@ -210,7 +210,7 @@ def cost(lab: Lab, asked: Sequence[Order], images: ImageSet, natural: ImageSet) 
     done = {run.id for run in lab.runs() if run.state == "done"}
     runs, seconds = 0, []
     for order in asked:
-        each = {one.id: one for _, by_seed in service.experiments(order) for one in by_seed if one.id not in done}
+        each = {one.id: one for _, by_seed in experiments(order) for one in by_seed if one.id not in done}
         sizes = estimate.sizes(images, natural, dataset.parts(images, order.training, 0))
         runs += len(each)
         seconds += [estimate.seconds(lab, list(each.values()), sizes)] if each else []

@@ -10,6 +10,7 @@ from rift import dataset, service
 from rift.archive import plain
 from rift.config import SHUFFLED, Settings
 from rift.errors import RunError
+from rift.orders import Order
 from rift.runs import Lab, write_json
 
 LONGEST_NAME = 80
@@ -61,7 +62,7 @@ def made(lab: Lab, name: str) -> str:
     return f"{images.name}{task}{_shuffled(order)}: {' and '.join(arm.name for arm in service.arms(lab, name))}"
 
 
-def _shuffled(order: service.Order) -> str:
+def _shuffled(order: Order) -> str:
     return f" ({SHUFFLED})" if order.training.shuffle_labels else ""
 
 

@@ -6,11 +6,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from rift import dataset, estimate, service
+from rift import dataset, estimate
 from rift.config import Experiment, Training
 from rift.estimate import Memory, Sizes
+from rift.orders import Order, experiments
 from rift.runs import ENDED, Lab
-from rift.service import Order
 
 
 class Outlook(NamedTuple):
@@ -35,7 +35,7 @@ def of(lab: Lab, home: Lab, order: Order, device: str = "auto") -> Outlook:
     """
     images, natural = dataset.load(home.data / order.data), dataset.load(lab.data / order.natural)
     dataset.refuse_misfit(images, order.task, order.training)
-    planned = service.experiments(order)
+    planned = experiments(order)
     kind = _kind(device)
     asked = {one.id: one for _, by_seed in planned for one in by_seed}
     there = {run.id: run for run in lab.runs()}

@@ -15,8 +15,8 @@ from pydantic import BeforeValidator, Field
 from rift import api, catalog, dataset, service
 from rift.config import Choice, Settings, Strength
 from rift.errors import DataError, SettingError
+from rift.orders import Order
 from rift.runs import Lab
-from rift.service import Order
 
 Uploaded = Callable[[Any], Path | None]  # the file that a value stands for, None where it stands for none
 

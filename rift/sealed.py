@@ -22,8 +22,8 @@ from rift.archive import GB, Limits
 from rift.config import Experiment
 from rift.errors import DataError
 from rift.naming import Label
+from rift.orders import Order
 from rift.review import Report
-from rift.service import Order
 
 ARRAYS = Limits(upload_bytes=GB, expanded_bytes=GB, member_bytes=GB, files=1000)
 MOST_RUNS = 2000

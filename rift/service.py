@@ -12,51 +12,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from filelock import FileLock
-from pydantic import Field, model_validator
 
-from rift import catalog, comparison, estimate, jobs, lineup, measurement, report
+from rift import comparison, estimate, jobs, measurement, report
 from rift.comparison import Arm
-from rift.config import ArmOrder, Choice, Experiment, Settings, Strength, Training, digest
+from rift.config import digest
 from rift.dataset import ImageSet, Split, load, parts, refuse_misfit
 from rift.errors import RunError
+from rift.orders import Order, experiments
 from rift.runs import ENDED, SCHEMA, Lab, Run, write_json
 
-SINGLE = Choice(name="single_label")
 MOST_STARTS = 3  # a run whose process vanished this often waits for a person
-
-
-class Order(Settings):
-    """What a comparison is asked to be: `arms` as they are listed, else methods x regularizers x strengths and the baseline.
-
-    Equal orders are the same comparison; `lineup.fields` gives equal arms the same form.
-    """
-
-    data: str  # digest of the image set
-    natural: str  # digest of the natural set
-    backbone: Choice = Choice(name="embedded")
-    methods: tuple[Choice, ...] = (Choice(name="full"),)
-    regularizers: tuple[Choice, ...] = (Choice(name="rift"),)
-    strengths: tuple[Strength, ...] = (1.0,)
-    baseline: bool = True  # also train every method without a regularizer
-    training: Training = Training()
-    seeds: Annotated[int, Field(ge=1, le=100)] = 1
-    task: Annotated[Choice, Field(exclude_if=lambda task: task == SINGLE)] = SINGLE  # what the images' labels ask for
-    arms: Annotated[tuple[ArmOrder, ...], Field(exclude_if=lambda arms: not arms, max_length=lineup.MOST)] = ()
-
-    @model_validator(mode="after")
-    def _arms_or_their_product(self) -> Order:
-        changed = [name for name in lineup.PRODUCT if getattr(self, name) != type(self).model_fields[name].default]
-        if self.arms and changed:
-            raise ValueError(f"arms are listed one by one, so {changed[0]} must stay away")
-        return self
-
-    @property
-    def id(self) -> str:
-        """Name of the comparison: 16 hexadecimal digits of the hash of all settings."""
-        return digest(self.model_dump(mode="json"))[:16]
 
 
 @dataclass(frozen=True)
@@ -74,29 +42,6 @@ class Status:
     def active(self) -> bool:
         """Whether something is still to come without anybody's doing."""
         return self.state in ("queued", "preparing", "training", "evaluating")
-
-
-def experiments(order: Order) -> list[tuple[Arm, list[Experiment]]]:
-    """Return the arms of an order, each with its experiments by seed; raises a SettingError for a wrong choice."""
-    arms = lineup.plan(order.arms) if order.arms else lineup.product(**{name: getattr(order, name) for name in lineup.PRODUCT})
-    backbone, task = catalog.check("backbones", order.backbone), catalog.check("tasks", order.task)
-
-    def experiment(arm: Arm, seed: int) -> Experiment:
-        return Experiment(
-            data=order.data,
-            natural=order.natural,
-            task=task,
-            backbone=backbone,
-            method=arm.method,
-            regularizer=arm.regularizer,
-            strength=arm.strength,
-            training=order.training,
-            seed=seed,
-        )
-
-    named = {arm.name: arm for arm in arms}  # an arm that changes nothing has the runs of the one it is the same as
-    asked = [[experiment(named.get(arm.same_as, arm), seed) for seed in range(order.seeds)] for arm in arms]
-    return list(zip(comparison.marked(arms, order.training), asked, strict=True))
 
 
 def start(lab: Lab, order: Order, source: str = "", *, device: str = "auto") -> str:

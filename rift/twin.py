@@ -8,12 +8,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from rift import catalog, lineup, patients, service
+from rift import catalog, lineup, patients
 from rift.archive import plain
 from rift.config import ArmOrder, Choice, Settings, Training
 from rift.dataset import ImageSet
 from rift.errors import SettingError
-from rift.service import Order
+from rift.orders import Order, experiments
 
 MOST_BYTES = 64_000
 SEEDS = 20  # that the page offers
@@ -21,9 +21,7 @@ SEEDS = 20  # that the page offers
 
 def arms(order: Order) -> tuple[ArmOrder, ...]:
     """Return the arms of an order one by one, however it says them."""
-    return tuple(
-        ArmOrder(method=arm.method, regularizer=arm.regularizer, strength=arm.strength) for arm, _ in service.experiments(order)
-    )
+    return tuple(ArmOrder(method=arm.method, regularizer=arm.regularizer, strength=arm.strength) for arm, _ in experiments(order))
 
 
 def _asked(order: Order, images: ImageSet, source: str, natural: str) -> dict[str, Any]:

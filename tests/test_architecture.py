@@ -21,6 +21,7 @@ FLOORS = (
     "trials reference",
     "recipe report comparison estimate measurement",
     "jobs lineup",
+    "orders",
     "service following notebook",
     "api ask naming measuring exercises watching twin outlook",
     "sweeping example calibration remote lending linked strengths history export plain sealed",

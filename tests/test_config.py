@@ -7,7 +7,7 @@ import pytest
 from rift import api, catalog
 from rift.config import Choice, Experiment, Training, digest
 from rift.errors import DataError, ModelError, SettingError
-from rift.service import Order
+from rift.orders import Order
 
 BASE = Experiment(data="d", natural="n")
 

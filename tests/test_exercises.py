@@ -29,9 +29,9 @@ from rift.config import Choice, Experiment, Training
 from rift.dataset import store
 from rift.errors import SettingError
 from rift.exercises import EXERCISES
+from rift.orders import Order, experiments
 from rift.review import Entry
 from rift.runs import Lab
-from rift.service import Order
 from tests.methods_toys import toy_lab
 
 SHUFFLED = Training(shuffle_labels=True)
@@ -71,10 +71,10 @@ def test_there_are_four_and_each_breaks_one_thing_only(images):
 
 def test_the_unbroken_runs_are_the_same_for_all(images):
     asked = {name: exercises.orders(one, images, images.digest) for name, one in EXERCISES.items()}
-    runs = {name: {arm.name: each[0].id for arm, each in service.experiments(orders[0])} for name, orders in asked.items()}
+    runs = {name: {arm.name: each[0].id for arm, each in experiments(orders[0])} for name, orders in asked.items()}
     assert runs["rate"] == runs["few"] == runs["labels"] and set(runs["rate"]) == {"none", "rift"}
     assert runs["lambda"]["none"] == runs["rate"]["none"] and runs["lambda"]["rift[strength=1]"] == runs["rate"]["rift"]
-    assert [arm.strength for arm, _ in service.experiments(asked["lambda"][0])] == [0.0, 1.0, 10.0]
+    assert [arm.strength for arm, _ in experiments(asked["lambda"][0])] == [0.0, 1.0, 10.0]
 
 
 @pytest.mark.parametrize(("each", "classes", "shots"), [(40, 3, 0), (400, 2, 150), (40, 20, 20)])
@@ -115,11 +115,11 @@ def test_a_setting_that_came_later_is_not_in_the_ids_of_runs_without_it():
 
 def test_every_arm_of_shuffled_labels_says_so_and_keeps_its_look():
     order = Order(data="d", natural="n", training=SHUFFLED, strengths=(1.0, 10.0), methods=(Choice(name="full"),))
-    names = [arm.name for arm, _ in service.experiments(order)]
+    names = [arm.name for arm, _ in experiments(order)]
     assert names == ["none[labels shuffled]", "rift[strength=1, labels shuffled]", "rift[strength=10, labels shuffled]"]
     assert figures.color("none[labels shuffled]") == figures.color("none")
     linear = order.model_copy(update={"methods": (Choice(name="linear"),), "strengths": (1.0,)})
-    assert [arm.same_as for arm, _ in service.experiments(linear)] == ["", "none[labels shuffled]"]
+    assert [arm.same_as for arm, _ in experiments(linear)] == ["", "none[labels shuffled]"]
 
 
 # --- what is found ------------------------------------------------------------------------------------------------------------
@@ -259,7 +259,7 @@ def test_trials_are_validated_on_true_labels(lab, monkeypatch):
 
     monkeypatch.setattr(trials, "_trial", spied)
     plain = short(lab, "labels")[1]
-    experiment = service.experiments(plain.model_copy(update={"strengths": ("auto",)}))[1][1][0]
+    experiment = experiments(plain.model_copy(update={"strengths": ("auto",)}))[1][1][0]
     experiment = experiment.model_copy(update={"training": experiment.training.model_copy(update={"epochs": 9})})
     run = lab.submit(experiment)
     parts = dataset.parts(lab.medical, experiment.training, 0)

@@ -13,8 +13,8 @@ from rift import example, history, naming, service, sharing, storage
 from rift.config import Choice, Training
 from rift.errors import RunError
 from rift.measurement import Measurement
+from rift.orders import Order, experiments
 from rift.runs import Lab, write_json
-from rift.service import Order
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def test_a_hundred_comparisons_are_listed_without_delay(lab):
         home = lab.comparisons / one.id
         home.mkdir()
         write_json(home / "order.json", {**stored, "order": one.model_dump(mode="json")})
-        for run in (run for _, by_seed in service.experiments(one) for run in by_seed):
+        for run in (run for _, by_seed in experiments(one) for run in by_seed):
             if not (target := lab.root / "runs" / run.id).exists():
                 shutil.copytree(
                     lab.root / "runs" / os.listdir(lab.root / "runs")[0],

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from rift import catalog, jobs, lending, measuring, recipe, service
 from rift.config import Choice, Training
+from rift.orders import Order
 from rift.runs import Lab
-from rift.service import Order
 from tests import methods_toys
 from tests.spaces_stand_in import StandIn, lent_gpus  # noqa: F401
 

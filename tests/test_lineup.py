@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from rift import catalog, lineup, service
+from rift import catalog, lineup
 from rift.config import ArmOrder, Choice
 from rift.errors import SettingError
-from rift.service import Order
+from rift.orders import Order, experiments
 
 
 def fields(*texts: str) -> dict:
@@ -15,7 +15,7 @@ def fields(*texts: str) -> dict:
 
 
 def names(found: dict) -> list[str]:
-    return [arm.name for arm, _ in service.experiments(Order(data="d", natural="n", **found))]
+    return [arm.name for arm, _ in experiments(Order(data="d", natural="n", **found))]
 
 
 @pytest.mark.parametrize(
@@ -50,8 +50,8 @@ def test_arms_that_are_no_product_stay_a_list_with_ids_of_their_own():
     assert names(found) == ["full none", "full rift[strength=1]", "full rsc[strength=10]", "lora rift[strength=1]"]
     order = Order(data="d", natural="n", **found)
     assert Order.model_validate_json(order.model_dump_json()) == order and order.id != Order(data="d", natural="n").id
-    runs = {one.id for _, by_seed in service.experiments(order) for one in by_seed}
-    pair = {one.id for _, by_seed in service.experiments(Order(data="d", natural="n", **fields(*lineup.PAIR))) for one in by_seed}
+    runs = {one.id for _, by_seed in experiments(order) for one in by_seed}
+    pair = {one.id for _, by_seed in experiments(Order(data="d", natural="n", **fields(*lineup.PAIR))) for one in by_seed}
     assert pair < runs, "the pair's runs are two of them, and are not trained again"
 
 

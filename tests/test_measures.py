@@ -16,6 +16,7 @@ from rift.config import Choice, Experiment, Training
 from rift.diagnostics import interpolation
 from rift.errors import DataError, RunError, SettingError
 from rift.model import to_float
+from rift.orders import Order, experiments
 from rift.runs import Lab, Run
 from rift.snapshot import Snapshot
 from tests.methods_toys import toy_lab
@@ -206,7 +207,7 @@ def test_a_method_without_adapter_says_that_there_is_none(lab, full):
 def sweep(lab) -> tuple[str, list]:
     """Two methods with and without a penalty of two strengths, all trained."""
     toy = {"path": str(lab.weights), "architecture": "test_vit"}
-    order = service.Order(
+    order = Order(
         data=lab.medical.digest,
         natural=lab.natural.digest,
         backbone=Choice(name="checkpoint", options=toy),
@@ -300,7 +301,7 @@ def test_a_run_from_before_a_number_was_known_says_so(lab, sweep, monkeypatch):
 def test_without_the_baseline_an_arm_that_changes_nothing_is_trained_as_asked(lab, sweep):
     order, _ = service.order_of(lab, sweep[0])
     one = order.model_copy(update={"baseline": False, "methods": (Choice(name="linear"),), "strengths": (1.0,)})
-    ((arm, (experiment,)),) = service.experiments(one)
+    ((arm, (experiment,)),) = experiments(one)
     assert arm.name == "feature_l2" and not arm.note and experiment.regularizer.name == "feature_l2"
 
 

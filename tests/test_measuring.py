@@ -20,8 +20,8 @@ from rift.config import Choice, Training
 from rift.diagnostics import interpolation
 from rift.errors import RunError, SettingError
 from rift.measurement import Measurement
+from rift.orders import Order, experiments
 from rift.runs import Lab
-from rift.service import Order
 from rift.ui.files import Files
 from rift.ui.tabs import compare
 from tests.methods_toys import toy_lab
@@ -213,7 +213,7 @@ def test_the_worker_takes_measurements_first_and_the_examples_too(here, monkeypa
     for asked in (Measurement(example, "e" * 16, NAME), Measurement(lab, name, NAME)):
         asked.place({"points": 2}, {"arm": "none"})
     order = service.order_of(*here)[0]
-    other = lab.submit(service.experiments(order.model_copy(update={"seeds": 2}))[0][1][1])
+    other = lab.submit(experiments(order.model_copy(update={"seeds": 2}))[0][1][1])
     done = []
 
     def carry_out(asked, device):

@@ -21,8 +21,8 @@ from rift.config import Choice, Training
 from rift.diagnostics import accuracy, pca
 from rift.errors import DataError, SettingError
 from rift.measures import plain
+from rift.orders import Order
 from rift.runs import Lab
-from rift.service import Order
 from rift.snapshot import Snapshot
 from tests.test_diagnostics import HOSTILE, arrays
 from tests.uploads import picture, refusal, zipped

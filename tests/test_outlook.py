@@ -8,8 +8,8 @@ import pytest
 
 from rift import api, estimate, lineup, memory, outlook, service
 from rift.config import Choice, Training
+from rift.orders import Order
 from rift.runs import Lab
-from rift.service import Order
 
 
 @pytest.fixture(scope="module")

@@ -34,6 +34,7 @@ from rift.diagnostics import accuracy
 from rift.errors import SettingError
 from rift.measures import plain
 from rift.model import Classifier, to_float, trainable
+from rift.orders import Order
 from rift.runs import Lab, Run
 from rift.snapshot import Snapshot, capture, errors_of_mean
 from rift.tasks import reconstruction
@@ -302,13 +303,10 @@ def test_a_strength_is_chosen_by_the_loss_alone(lab, tmp_path):
 
 def test_the_ids_of_other_runs_are_what_they_were():
     """Written down before this task existed."""
-    assert (
-        Experiment(data="a", natural="b").id == "9ae06dcb5ed11be2"
-        and service.Order(data="a", natural="b").id == "6e5f6887a0c907ab"
-    )
+    assert Experiment(data="a", natural="b").id == "9ae06dcb5ed11be2" and Order(data="a", natural="b").id == "6e5f6887a0c907ab"
     assert Experiment(data="a", natural="b", task=Choice(name="multi_label")).id == "39d1feaaedf244b2"
-    order = service.Order(data="a", natural="b", task=Choice(name="reconstruction"))
-    assert order.id != service.Order(data="a", natural="b").id
+    order = Order(data="a", natural="b", task=Choice(name="reconstruction"))
+    assert order.id != Order(data="a", natural="b").id
 
 
 # --- the order, the document, the words ---------------------------------------------------------------------------------------
@@ -317,7 +315,7 @@ def test_the_ids_of_other_runs_are_what_they_were():
 def finish(lab: Lab, monkeypatch, **more) -> tuple[str, dict]:
     monkeypatch.setattr(jobs, "ensure_worker", lambda lab, device="auto": None)
     one = experiment(lab, "full", **more)
-    order = service.Order(data=one.data, natural=one.natural, backbone=one.backbone, training=one.training, task=one.task)
+    order = Order(data=one.data, natural=one.natural, backbone=one.backbone, training=one.training, task=one.task)
     name = service.place(lab, order)
     for run in service.runs(service.arms(lab, name)):
         recipe.execute(run, lab, CPU)

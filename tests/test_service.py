@@ -11,9 +11,9 @@ from rift import ask, estimate, jobs, service
 from rift.config import Choice, Training
 from rift.dataset import store
 from rift.errors import DataError, RunError, SettingError
+from rift.orders import Order
 from rift.review import Entry
 from rift.runs import Lab
-from rift.service import Order
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import rift
 from rift import api, catalog, cli, dataset, lineup, patients, service, twin, upload
 from rift.config import Choice, Training
 from rift.errors import SettingError
+from rift.orders import Order
 from rift.runs import Lab
-from rift.service import Order
 from tests.uploads import picture, unpacked
 
 SAMPLE = "sample:phantoms:kind=fundus,images_per_class=8"

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from rift import captures, catalog, estimate, figures, jobs, measures, places, recipe, service, similarity, watching
 from rift.config import Choice, Training
+from rift.orders import Order
 from rift.runs import Lab, Run
-from rift.service import Order
 from rift.ui import moving
 from rift.ui.state import Shown
 from rift.ui.tabs import watch

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from rift import dataset, exercises
 from rift.errors import SettingError, UserError
 from rift.exercises import Exercise
-from rift.service import Order
+from rift.orders import Order
 from rift.ui.state import App, duration
 from rift.ui.widgets import PRIVATE, html, join, problem, told
 

@@ -18,9 +18,9 @@ from typing import Any
 from rift import api, catalog, comparison, following, measures, service
 from rift.config import Choice
 from rift.errors import UserError
+from rift.orders import Order
 from rift.recipe import pick_device
 from rift.runs import Lab, Run, write_json
-from rift.service import Order
 from tests.benchmarks.results import Case, cases, sets
 
 NUMBERS = Path(__file__).with_suffix(".json")

@@ -19,8 +19,8 @@ from typing import Any
 
 from rift import api, comparison, dataset, following, service
 from rift.comparison import Arm
+from rift.orders import Order, experiments
 from rift.runs import ENDED, Lab, Run, write_bytes, write_json
-from rift.service import Order
 from tests.benchmarks import microscope_page, results_page
 
 ROOT = Path(__file__).parents[2]
@@ -121,7 +121,7 @@ def document(lab: Lab, case: Case, data: Path) -> dict[str, Any] | None:
     images, natural = sets(case, data, lab)
     asked: dict[str, Run] = {}
     for order in orders(case, images.digest, natural.digest):
-        for _, by_seed in service.experiments(order):
+        for _, by_seed in experiments(order):
             asked |= {one.id: lab.run(one.id) for one in by_seed if (lab.root / "runs" / one.id).exists()}
     ended = [run for run in asked.values() if run.state in ENDED]
     if not any(run.state == "done" for run in ended):
@@ -143,9 +143,7 @@ def check(stored: dict[str, Any], data: Path, weights: Path | None, count: int, 
         for name, arm, run in random.Random(0).sample(rows, count):
             case = cases(weights)[name]
             images, natural = sets(case, data, lab)
-            found = {
-                one.id: one for o in orders(case, images.digest, natural.digest) for _, by in service.experiments(o) for one in by
-            }
+            found = {one.id: one for o in orders(case, images.digest, natural.digest) for _, by in experiments(o) for one in by}
             again = lab.submit(found[run["run"]])
             following.finish(lab, [again], {again.id: f"{name}: {arm['name']}"}, device, 1, lambda text: None)
             numbers = (again.result() or {})["numbers"]

@@ -11,8 +11,8 @@ import gradio as gr
 from rift import api, dataset, lineup, outlook, service, twin
 from rift.config import PRESETS, Choice, Training
 from rift.errors import SettingError, UserError
+from rift.orders import Order
 from rift.outlook import Outlook
-from rift.service import Order
 from rift.twin import Saved
 from rift.ui.arms import Arms
 from rift.ui.state import App, duration
