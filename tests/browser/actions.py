@@ -49,6 +49,9 @@ def tab(page: Page, name: str) -> None:
 
 def drop(page: Page, where: str, name: str, data: bytes | Path) -> None:
     """Give a file to an upload field."""
+    if where == "upload":
+        tab(page, "Data")
+        tab(page, "Zip, or table with pictures")
     content = data.read_bytes() if isinstance(data, Path) else data
     file = {"name": name, "mimeType": "application/octet-stream", "buffer": content}
     page.locator(f"#{where} input[type=file]").set_input_files(file)

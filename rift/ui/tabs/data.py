@@ -40,7 +40,7 @@ PATIENTS = "Images of one patient stay on one side of the test, so that it canno
 def build(app: App) -> None:
     """Fill the tab: three ways in, then what the chosen set is and how it is split; below, the natural images."""
     gr.HTML('<div class="rift"><h2>Your images</h2></div>')
-    with gr.Tabs(elem_id="ways", selected="classes"):
+    with gr.Tabs(elem_id="ways", selected="classes", overflow_behavior="wrap"):
         with gr.Tab("Class by class", id="classes", render_children=True):
             cards = Cards(app)
         with gr.Tab("Zip, or table with pictures", id="zip", render_children=True):
