@@ -32,12 +32,13 @@ from rift.runs import Lab, Run, write_json
 INDEX = "rift-bundle.json"
 LIMITS = replace(LOCAL, files=5000, member_bytes=GB)
 MOST_OPENED = 50
-OF_RUN = ("experiment.json", "events.jsonl", "result.json", "predictions.csv", "measures/*.json")
+OF_RUN = ("experiment.json", "events.jsonl", "result.json", "predictions.csv", "places.jsonl", "measures/*.json")
 ID, SET = "[0-9a-f]{16}", "[0-9a-f]{64}"
 KNOWN = {  # every name that a bundle may hold, and how large such a file may be
     rf"comparisons/{ID}/(order|comparison|label)\.json": 20 * MB,
     rf"runs/{ID}/(experiment|result)\.json": 20 * MB,
     rf"runs/{ID}/events\.jsonl": 100 * MB,
+    rf"runs/{ID}/places\.jsonl": 20 * MB,
     rf"runs/{ID}/predictions\.csv": 200 * MB,
     rf"runs/{ID}/weights\.safetensors": GB,
     rf"runs/{ID}/measures/[a-z0-9_]{{1,60}}\.json": 50 * MB,

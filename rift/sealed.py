@@ -58,6 +58,18 @@ class Epoch(Event):
     epochs: int
 
 
+class Start(Loose):
+    labels: list[Annotated[int, Field(ge=-1)]]
+    classes: list[str]
+    share: tuple[float, float]
+    start: list[tuple[float, float]]
+
+
+class Moved(Loose):
+    epoch: Index
+    places: list[tuple[float, float]]
+
+
 class Result(Loose):
     run: str
     before: str
@@ -123,6 +135,8 @@ def _check(path: Path, name: str) -> None:
     id, _, file = rest.partition("/")
     if file == "events.jsonl":
         _events(path.read_bytes())
+    elif file == "places.jsonl":
+        _places(path.read_bytes())
     elif file == "predictions.csv":
         head = path.read_text(encoding="utf-8").partition("\n")[0]
         _demand(head.startswith("image,label,split,"), "its columns are not image, label, split and what was predicted")
@@ -170,6 +184,15 @@ def _events(data: bytes) -> None:
             extra = event.model_extra or {}
             _demand(all(one is None or isinstance(one, (int, float, str)) for one in extra.values()), "a step holds numbers")
             _demand(math.isfinite(event.time), "a step has a time")
+
+
+def _places(data: bytes) -> None:
+    found = [pydantic_core.from_json(line, allow_inf_nan=False) for line in data.splitlines() if line]
+    first, moved = Start.model_validate(found[0] if found else None), [Moved.model_validate(one) for one in found[1:]]
+    _demand(
+        all(len(one) == len(first.start) for one in (first.labels, *(one.places for one in moved))), "a map has places for all"
+    )
+    _demand(all(label < len(first.classes) for label in first.labels), "its labels do not fit its classes")
 
 
 def _manifest(manifest: Manifest, id: str) -> None:

@@ -218,6 +218,10 @@ HOSTILE = {
         over("events.jsonl", b'{"event": "step", "time": 1, "step": "x", "steps": 3}\n'),
         "not what its name says",
     ),
+    "a map without places": (
+        put(f"{RUN}/places.jsonl", b'{"labels": [0], "classes": ["a"], "share": [1, 0], "start": []}'),
+        "a map has places for all",
+    ),
     "weights that are none": (put(f"{RUN}/weights.safetensors", b"\x80\x04pickle"), "not what its name says"),
     "a pickle among arrays": (put(CAPTURE, PICKLE), "holds objects|allow_pickle|not what"),
     "an array of a terabyte": (put(CAPTURE, boasting()), "not as large as they say"),
