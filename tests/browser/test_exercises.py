@@ -28,7 +28,6 @@ def test_nobody_starts_or_sees_before_a_prediction(page, server):
     expect(page.locator("#exercise-seen-rate")).to_have_text("It appears here after your prediction and the run.")
     box.get_by_label(exercises.EXERCISES["rate"].answers["higher"]).check()
     expect(start).to_be_enabled()
-    expect(page.locator("#exercise-start-labels, #exercise-start-few").first).to_be_disabled()
     assert server.lab.runs() == [] or all(run.experiment.training.learning_rate != 0.003 for run in server.lab.runs())
 
 
@@ -42,7 +41,7 @@ def test_one_exercise_whole(page, server, visit):
     page.locator("#exercise-start-lambda").click()
     expect(seen).to_contain_text("Running.")
     expect(page.locator("#exercise-stop-lambda")).to_be_visible()
-    state(page, "Training")
+    expect(page.locator("#status .state")).to_have_text("Training", timeout=LONG_MS)
     page.locator("#exercise-stop-lambda").click()
     state(page, "Stopped")
     reload(page)
