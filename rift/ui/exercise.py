@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,7 +35,7 @@ class Panel:
                     "Start", variant="primary", interactive=False, scale=0, min_width=160, elem_id=f"exercise-start-{name}"
                 )
                 self.stop = gr.Button(
-                    "Stop this exercise", variant="stop", visible=False, scale=0, min_width=160, elem_id=f"exercise-stop-{name}"
+                    "Stop this exercise", variant="stop", visible=False, scale=0, min_width=220, elem_id=f"exercise-stop-{name}"
                 )
             gr.HTML(_step("3", "What to see"))
             self.seen = gr.HTML(elem_id=f"exercise-seen-{name}")
@@ -98,7 +99,10 @@ class Panel:
         home, asked = self._asked(memory)
         self.app.lab.adopt(self.app.labs[home], asked[0].data)
         name = exercises.begin(self.app.lab, asked, self.app.data(memory)[2], device=self.app.device)
-        return {**memory, "comparison": f"lab/{name}", self.key: f"{answer} {name}"}
+        begun = str(
+            time.time_ns()
+        )  # the bar at the top looks again when the memory differs, and Go on changes nothing else in it
+        return {**memory, "comparison": f"lab/{name}", self.key: f"{answer} {name}", "begun": begun}
 
     def _halt(self, memory: dict[str, str]) -> None:
         exercises.stop(self.app.lab, self._asked(memory)[1])
