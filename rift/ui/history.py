@@ -69,10 +69,11 @@ class History:
             self.name = gr.Textbox(label="New name", info="empty: the name it came with", max_lines=1, scale=4, min_width=300)
             save = gr.Button("Save", variant="primary", scale=0, min_width=120, elem_id="save-name")
             keep_name = gr.Button("Leave it", scale=0, min_width=120)
-        with gr.Row(visible=False, elem_id="history-sure") as self.sure_row:
-            self.question = gr.HTML(scale=8, min_width=300)
-            sure = gr.Button("Delete", variant="stop", scale=0, min_width=120, elem_id="sure-delete")
-            keep = gr.Button("Keep it", scale=0, min_width=120, elem_id="keep-it")
+        with gr.Column(visible=False, elem_id="history-sure") as self.sure_row:
+            self.question = gr.HTML()
+            with gr.Row():
+                sure = gr.Button("Delete", variant="stop", scale=0, min_width=120, elem_id="sure-delete")
+                keep = gr.Button("Keep it", scale=0, min_width=120, elem_id="keep-it")
         self.table = gr.HTML(elem_id="history")
         self.asked = gr.HTML("", js_on_load=LISTEN, elem_id="keep-asked")
         self.about = gr.State("")  # the comparison that is renamed or deleted
@@ -133,14 +134,14 @@ class History:
             naming.pin(self.app.labs[home], name, verb == "pin")
             return [gr.skip(), gr.skip(), self._fresh(memory), *quiet]
         if verb == "rename":
-            shown = [gr.Row(visible=True), naming.label_of(self.app.labs[home], name).name, gr.Row(visible=False), "", key]
+            shown = [gr.Row(visible=True), naming.label_of(self.app.labs[home], name).name, gr.Column(visible=False), "", key]
             return [gr.skip(), gr.skip(), gr.skip(), *shown]
         question = html(
             '<div class="rift problem" role="alert"><b>Sure? “{title}” will be deleted.</b> {what}</div>',
             title=naming.title(self.app.labs[home], name),
             what=self._going(home, name),
         )
-        return [gr.skip(), gr.skip(), gr.skip(), gr.Row(visible=False), "", gr.Row(visible=True), question, key]
+        return [gr.skip(), gr.skip(), gr.skip(), gr.Row(visible=False), "", gr.Column(visible=True), question, key]
 
     def _going(self, home: str, name: str) -> str:
         if home != "lab":
@@ -192,7 +193,7 @@ class History:
         return self._table(history.entries(self.app.labs), memory)
 
     def _quiet(self) -> list[Any]:
-        return [gr.Row(visible=False), "", gr.Row(visible=False), "", ""]
+        return [gr.Row(visible=False), "", gr.Column(visible=False), "", ""]
 
     def _differences(self) -> None:
         """Let two comparisons, or a run of each, be chosen and show the settings in which they differ."""
