@@ -25,17 +25,9 @@ BUNDLE = (
     "A comparison that somebody took away as a bundle (.rift.zip) can be looked at here: numbers, plots, predictions. It is "
     "read-only; nothing in it is run."
 )
-# The rows whose text holds every word; the page filters by itself, since it has them all.
-FILTER = """text => {
-  const words = (text || '').toLowerCase().split(/\\s+/).filter(Boolean);
-  const rows = [...document.querySelectorAll('#history tbody tr')];
-  for (const row of rows) row.hidden = !words.every(word => row.dataset.text.includes(word));
-  const count = document.querySelector('#history .found');
-  const left = rows.filter(row => !row.hidden).length;
-  if (count) count.textContent = words.length ? `${left} of ${rows.length}` : `${rows.length} in all`;
-}"""
 # Buttons within a table are no components: this listens to all of them and tells one component what was asked. An address is
 # copied here too; where the browser has no clipboard for this page it is selected in a field, to be copied by hand.
+# A search shows the rows whose text holds every word; the page does that by itself, since it has them all, also after a redraw.
 LISTEN = """
 if (!window.riftListens) {
   window.riftListens = true;
@@ -49,6 +41,21 @@ if (!window.riftListens) {
     const byHand = () => window.prompt('Copy this link', address);
     if (navigator.clipboard) navigator.clipboard.writeText(address).then(() => tell('Copied'), byHand); else byHand();
   });
+  const find = '#history-search input, #history-search textarea';
+  const filter = () => {
+    const words = (document.querySelector(find)?.value || '').toLowerCase().split(/\\s+/).filter(Boolean);
+    const rows = [...document.querySelectorAll('#history tbody tr')], count = document.querySelector('#history .found');
+    for (const row of rows) row.hidden = !words.every(word => row.dataset.text.includes(word));
+    const left = rows.filter(row => !row.hidden).length;
+    const said = words.length ? `${left} of ${rows.length}` : `${rows.length} in all`;
+    if (count && count.textContent !== said) count.textContent = said;
+  };
+  document.addEventListener('input', event => { if (event.target.matches(find)) filter(); });
+  const watch = () => {
+    const table = document.querySelector('#history');
+    if (table) new MutationObserver(filter).observe(table, {childList: true, subtree: true}); else setTimeout(watch, 200);
+  };
+  watch();
 }
 """
 FOCUS = """() => setTimeout(() => {
@@ -64,15 +71,16 @@ class History:
         self.app = app
         self.acts: dict[str, tuple[Callable[..., Any], list[Any]]] = {}
         gr.HTML(html('<div class="rift"><h2>All comparisons</h2><p class="about">{about}</p></div>', about=ABOUT))
-        self.search = gr.Textbox(label="Search", placeholder="a name, images, an arm, a state, a date", elem_id="history-search")
+        gr.Textbox(label="Search", placeholder="a name, images, an arm, a state, a date", elem_id="history-search")
         with gr.Row(visible=False, elem_id="history-rename") as self.rename_row:
             self.name = gr.Textbox(label="New name", info="empty: the name it came with", max_lines=1, scale=4, min_width=300)
             save = gr.Button("Save", variant="primary", scale=0, min_width=120, elem_id="save-name")
             keep_name = gr.Button("Leave it", scale=0, min_width=120)
-        with gr.Row(visible=False, elem_id="history-sure") as self.sure_row:
-            self.question = gr.HTML(scale=8, min_width=300)
-            sure = gr.Button("Delete", variant="stop", scale=0, min_width=120, elem_id="sure-delete")
-            keep = gr.Button("Keep it", scale=0, min_width=120, elem_id="keep-it")
+        with gr.Column(visible=False, elem_id="history-sure") as self.sure_row:
+            self.question = gr.HTML()
+            with gr.Row():
+                sure = gr.Button("Delete", variant="stop", scale=0, min_width=120, elem_id="sure-delete")
+                keep = gr.Button("Keep it", scale=0, min_width=120, elem_id="keep-it")
         self.table = gr.HTML(elem_id="history")
         self.asked = gr.HTML("", js_on_load=LISTEN, elem_id="keep-asked")
         self.about = gr.State("")  # the comparison that is renamed or deleted
@@ -83,21 +91,16 @@ class History:
             self.file = gr.File(label="Drop a bundle", height=110, elem_id="bundle")
             self.trouble = gr.HTML(elem_id="bundle-problem")
         self.outputs = [app.memory, app.tabs, self.table, *self.rows]
-        self.asked.click(told(self._act), [self.asked, app.memory], self.outputs, **PRIVATE).then(
-            None, self.search, None, js=FILTER
-        ).then(None, None, None, js=FOCUS)
+        acted = self.asked.click(told(self._act), [self.asked, app.memory], self.outputs, **PRIVATE)
+        acted.then(None, None, None, js=FOCUS)
         for event in (save.click, self.name.submit):
-            event(told(self._rename), [self.about, self.name, app.memory], self.outputs, **PRIVATE).then(
-                None, self.search, None, js=FILTER
-            )
-        sure.click(told(self._delete), [self.about, app.memory], self.outputs, **PRIVATE).then(None, self.search, None, js=FILTER)
+            event(told(self._rename), [self.about, self.name, app.memory], self.outputs, **PRIVATE)
+        sure.click(told(self._delete), [self.about, app.memory], self.outputs, **PRIVATE)
         gr.on([keep.click, keep_name.click], lambda: [*self._quiet()], None, self.rows, **PRIVATE)
-        self.search.input(None, self.search, None, js=FILTER)
         busy = {**PRIVATE, "show_progress": "full", "show_progress_on": self.trouble}
-        opened = self.file.upload(self._open, [self.file, app.memory], [self.file, self.trouble, *self.outputs], **busy)
-        opened.then(None, self.search, None, js=FILTER)
+        self.file.upload(self._open, [self.file, app.memory], [self.file, self.trouble, *self.outputs], **busy)
         for event in (app.tab.select, app.ready.change):
-            event(self.draw, app.memory, [self.table, *self.picks], **PRIVATE).then(None, self.search, None, js=FILTER)
+            event(self.draw, app.memory, [self.table, *self.picks], **PRIVATE)
 
     def draw(self, memory: dict[str, str]) -> list[Any]:
         """Return the table and what can be chosen to see how two differ."""
@@ -133,14 +136,14 @@ class History:
             naming.pin(self.app.labs[home], name, verb == "pin")
             return [gr.skip(), gr.skip(), self._fresh(memory), *quiet]
         if verb == "rename":
-            shown = [gr.Row(visible=True), naming.label_of(self.app.labs[home], name).name, gr.Row(visible=False), "", key]
+            shown = [gr.Row(visible=True), naming.label_of(self.app.labs[home], name).name, gr.Column(visible=False), "", key]
             return [gr.skip(), gr.skip(), gr.skip(), *shown]
         question = html(
             '<div class="rift problem" role="alert"><b>Sure? “{title}” will be deleted.</b> {what}</div>',
             title=naming.title(self.app.labs[home], name),
             what=self._going(home, name),
         )
-        return [gr.skip(), gr.skip(), gr.skip(), gr.Row(visible=False), "", gr.Row(visible=True), question, key]
+        return [gr.skip(), gr.skip(), gr.skip(), gr.Row(visible=False), "", gr.Column(visible=True), question, key]
 
     def _going(self, home: str, name: str) -> str:
         if home != "lab":
@@ -192,7 +195,7 @@ class History:
         return self._table(history.entries(self.app.labs), memory)
 
     def _quiet(self) -> list[Any]:
-        return [gr.Row(visible=False), "", gr.Row(visible=False), "", ""]
+        return [gr.Row(visible=False), "", gr.Column(visible=False), "", ""]
 
     def _differences(self) -> None:
         """Let two comparisons, or a run of each, be chosen and show the settings in which they differ."""

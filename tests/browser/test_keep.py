@@ -25,6 +25,11 @@ def rows(page):
     return page.locator("#history tbody tr:not([hidden])")
 
 
+def under_way(page) -> None:
+    """Wait until a worker has taken the run up."""
+    expect(page.locator("#status .message")).to_contain_text(re.compile("^(Preparing|Training)"), timeout=LONG_MS)
+
+
 def example(server) -> tuple[Lab, str]:
     lab = Lab(server.root / "example")
     return lab, service.comparisons(lab)[0]
@@ -92,7 +97,7 @@ def test_comparisons_are_found_pinned_compared_and_deleted_while_one_runs(page, 
     upload(page, "kinds31.zip", zipped(kinds(31)))
     settings(page, batch_size=4, epochs=400)
     start(page)
-    expect(page.locator("#status .message")).to_contain_text(", step ", timeout=LONG_MS)
+    under_way(page)
     name = service.comparisons(server.lab)[0]
     own = f"kinds31: {' and '.join(arm.name for arm in service.arms(server.lab, name))}"
     keep(page, "History")
@@ -153,7 +158,7 @@ def test_all_data_go_at_once_and_the_page_stands_as_new(own_server, visit):
     upload(page, "kinds32.zip", zipped(kinds(32)))
     settings(page, batch_size=4, epochs=400)
     start(page)
-    expect(page.locator("#status .message")).to_contain_text(", step ", timeout=LONG_MS)
+    under_way(page)
     keep(page, "Your data")
     expect(page.locator("#stored")).to_contain_text("Image sets")
     page.locator("#erase").click()

@@ -204,18 +204,19 @@ def _stored(app: App, tab: gr.Tab) -> None:
     gr.HTML(html('<div class="rift"><h2>What is stored, where and until when</h2><p class="about">{text}</p></div>', text=STORED))
     sizes = gr.HTML(elem_id="stored")
     erase = gr.Button("Delete my data now", variant="stop", elem_id="erase")
-    with gr.Row(visible=False, elem_id="erase-sure") as question:
-        gr.HTML(html('<div class="rift problem" role="alert">{text}</div>', text=SURE), scale=8, min_width=300)
-        sure = gr.Button("Delete everything", variant="stop", scale=0, min_width=180, elem_id="sure-erase")
-        keep = gr.Button("Keep it", scale=0, min_width=120, elem_id="keep-data")
+    with gr.Column(visible=False, elem_id="erase-sure") as question:
+        gr.HTML(html('<div class="rift problem" role="alert">{text}</div>', text=SURE))
+        with gr.Row():
+            sure = gr.Button("Delete everything", variant="stop", scale=0, min_width=180, elem_id="sure-erase")
+            keep = gr.Button("Keep it", scale=0, min_width=120, elem_id="keep-data")
 
     def gone() -> tuple[dict[str, str], Any, Any]:
         storage.erase(app.lab)
-        return dict(REMEMBERED), gr.Row(visible=False), _sizes(app)
+        return dict(REMEMBERED), gr.Column(visible=False), _sizes(app)
 
     gr.on([tab.select, app.tab.select], lambda: _sizes(app), None, sizes, **PRIVATE)
-    erase.click(lambda: gr.Row(visible=True), None, question, **PRIVATE)
-    keep.click(lambda: gr.Row(visible=False), None, question, **PRIVATE)
+    erase.click(lambda: gr.Column(visible=True), None, question, **PRIVATE)
+    keep.click(lambda: gr.Column(visible=False), None, question, **PRIVATE)
     busy = {**PRIVATE, "show_progress": "full", "show_progress_on": sizes}
     deleted = sure.click(told(gone), None, [app.memory, question, sizes], **busy)
     deleted.success(None, None, None, js=ANEW)
@@ -227,7 +228,7 @@ def _sizes(app: App) -> Markup:
     total = _size(sum(row.bytes for row in found))
     return html(
         '<div class="rift"><div class="scroll"><table class="numbers small"><thead><tr><th scope="col">What</th><th scope="col">'
-        'How many</th><th scope="col">Size</th></tr></thead><tbody>{rows}<tr><th scope="row"><b>In all</b></th><td></td>'
+        'Number</th><th scope="col">Size</th></tr></thead><tbody>{rows}<tr><th scope="row"><b>In all</b></th><td></td>'
         "<td><b>{total}</b></td></tr></tbody></table></div></div>",
         rows=join('<tr><th scope="row">{what}</th><td>{count}</td><td>{size}</td></tr>', rows),
         total=total,
