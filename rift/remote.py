@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from rift import api, catalog, dataset, service
+from rift import api, catalog, dataset, lineup, patients, service
 from rift.config import Choice, Settings, Strength
 from rift.errors import DataError, SettingError
 from rift.orders import Order
@@ -43,6 +43,8 @@ class Asked(Settings):
     method: Names = ("full",)
     regularizer: Names = ("rift",)
     strength: Strength = 1.0
+    arm: Annotated[tuple[str, ...], BeforeValidator(_several), Field(max_length=16)] = ()
+    patients: str = "auto"
     epochs: int | None = None
     seeds: Annotated[int, Field(ge=1, le=100)] = 1
     set: Annotated[dict[str, Any], BeforeValidator(_pairs)] = Field(default_factory=dict)
@@ -67,20 +69,17 @@ def read(lab: Lab, data: Any, settings: Any, uploaded: Uploaded = lambda value: 
     asked = catalog.validated(Asked, {key.replace("-", "_"): value for key, value in (settings or {}).items()}, "settings")
     training = api.settings_of(asked.set | ({} if asked.epochs is None else {"epochs": asked.epochs}))
     task = catalog.check("tasks", catalog.parse(asked.task)) if asked.task else None
-    choices: dict[str, Any] = {
-        "backbone": catalog.check("backbones", catalog.parse(asked.backbone)),
-        "methods": tuple(catalog.check("methods", catalog.parse(one)) for one in asked.method),
-        "regularizers": tuple(catalog.check("regularizers", catalog.parse(one)) for one in asked.regularizer),
-    }
-    images, source = _images(lab, data, asked.leave_out_small, uploaded)
+    line_up = lineup.asked(asked.method, asked.regularizer, (asked.strength,), asked.arm)
+    backbone = catalog.check("backbones", catalog.parse(asked.backbone))
+    images, source = _images(lab, data, asked.leave_out_small, asked.patients, uploaded)
     order = Order(
         data=images.digest,
         natural=_natural(lab, asked.natural, uploaded).digest,
-        strengths=(asked.strength,),
+        backbone=backbone,
         training=training,
         seeds=asked.seeds,
         task=task or Choice(name=images.task),
-        **choices,
+        **line_up,
     )
     return order, source
 
@@ -101,13 +100,13 @@ def result(lab: Lab, name: str) -> dict[str, Any]:
     return service.result(lab, str(name))
 
 
-def _images(lab: Lab, data: Any, leave_out_small: bool, uploaded: Uploaded) -> tuple[dataset.ImageSet, str]:
+def _images(lab: Lab, data: Any, leave_out_small: bool, together: str, uploaded: Uploaded) -> tuple[dataset.ImageSet, str]:
     if (path := uploaded(data)) is not None:
-        return api.open_data(path, lab.data, leave_out_small=leave_out_small), path.name
+        return api.open_data(path, lab.data, leave_out_small=leave_out_small, patients=together), path.name
     if isinstance(data, str) and data.startswith("sample:"):
-        return api.open_data(data, lab.data), data
+        return api.open_data(data, lab.data, patients=together), data
     if (found := _stored(lab, data)) is not None:
-        return found, ""
+        return patients.choose(found, together), ""
     raise DataError(
         "data.missing",
         f"data is {str(data)[:80]!r}; give sample:NAME ({', '.join(catalog.names('samples'))}), the digest of images that are "

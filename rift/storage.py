@@ -31,6 +31,7 @@ def stored(lab: Lab) -> list[Row]:
         "Image sets, with the pictures as they were read": (lab.data, "*/manifest.json"),
         "Runs: settings, curves, predictions, weights": (lab.root / "runs", "*/experiment.json"),
         "Comparisons: what was asked, names, reports": (lab.comparisons, "*/order.json"),
+        "Classes filled picture by picture, not taken yet": (lab.root / "drafts", "*/draft.json"),
         "Photos of your own that the models were asked about": (lab.photos, "*.png"),
         "Measurements asked for on the page": (lab.measuring, "*/ask.json"),
         "Caches, which save computing twice": (lab.cache, "*"),
@@ -40,7 +41,7 @@ def stored(lab: Lab) -> list[Row]:
     rows = [Row(what, sum(1 for _ in folder.glob(pattern)), size(folder)) for what, (folder, pattern) in known.items()]
     folders = {folder.name for folder, _ in known.values()}
     others = [path for path in lab.root.iterdir() if path.name not in folders and path.name not in KEPT]
-    rows.append(Row("Logs, locks and drafts", len(others), sum(map(size, others))))
+    rows.append(Row("Logs and locks", len(others), sum(map(size, others))))
     return [row for place, row in enumerate(rows) if row.number or place < 2]
 
 

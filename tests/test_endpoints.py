@@ -54,6 +54,8 @@ def test_settings_are_the_options_of_the_command_line(lab, images):
     assert (order.strengths, order.seeds, order.training) == ((3.0,), 3, Training(epochs=2, batch_size=4))
     listed = {**asked, "set": ["batch_size = 4"], "leave-out-small": True}
     assert remote.read(lab, images.digest, listed)[0] == order, "as it is repeated there, and with its dashes"
+    arms = remote.read(lab, images.digest, {"arm": ["full+none", "full+rift@1", "lora+rsc@2"]})[0]
+    assert [arm.method.name for arm in arms.arms] == ["full", "full", "lora"]
     names = {option.replace("-", "_") for option in remote.Asked.model_fields}
     options = {name.strip("_") for name in inspect.signature(cli.compare).parameters} - {"data", "out", "device", "lab", "json"}
     assert names == options, "what the server decides is left out, all else is there"

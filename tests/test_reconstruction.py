@@ -28,6 +28,7 @@ from rift import (
     trained,
     trials,
     tuning,
+    watching,
 )
 from rift.config import Choice, Experiment, Training
 from rift.diagnostics import accuracy
@@ -351,8 +352,9 @@ def test_a_comparison_says_it_in_words_and_leaves_nothing_blank(lab, tmp_path, m
 
     curves = service.curves(home, name)
     last = [event for event in curves["none"] if event["event"] == "epoch"][-1]
-    assert watch._value(last, "validation_accuracy") == last["validation_reconstruction_error"]
-    assert f"{last['validation_reconstruction_error']:.3f}" in watch._log(curves)
+    title, _, judged = watching.headline(home, name)
+    assert judged == "validation_reconstruction_error"
+    assert f"{last['validation_reconstruction_error']:.3f}" in watch._table(curves, title, judged)
     assert following._score(last) == f"reconstruction error {last['validation_reconstruction_error']:.3f}"
 
 

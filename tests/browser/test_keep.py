@@ -165,11 +165,13 @@ def test_all_data_go_at_once_and_the_page_stands_as_new(own_server, visit):
     page.locator("#keep-data").click()
     assert service.comparisons(server.lab)
     page.locator("#erase").click()
+    key = page.evaluate("localStorage['rift-lab-draft']")
     page.locator("#sure-erase").click()
     page.wait_for_url("**/?deleted=1", timeout=LONG_MS)
     state(page, "Example")
     expect(page.locator("#data-summary h2")).to_have_text("phantoms-blood-smear")
     assert not service.comparisons(server.lab) and not server.lab.runs()
+    assert key and page.evaluate("localStorage['rift-lab-draft']") != key, "what the browser kept goes as well"
     assert not [path for path in server.lab.data.iterdir() if "kinds32" in (path / "manifest.json").read_text()]
     keep(page, "History")
     expect(rows(page)).to_have_count(1)

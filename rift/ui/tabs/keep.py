@@ -49,7 +49,10 @@ SURE = (
     "Sure? Images, photos, runs, comparisons, links and opened bundles will be deleted, for everybody who uses this page. What "
     "is still at work is stopped first. There is no way back; take away what you want to keep."
 )
-ANEW = "() => { localStorage.removeItem('rift-lab'); location.assign(location.pathname + '?deleted=1'); }"
+ANEW = """() => {
+  for (const key of Object.keys(localStorage)) if (key.startsWith('rift-lab')) localStorage.removeItem(key);
+  location.assign(location.pathname + '?deleted=1');
+}"""
 
 
 def build(app: App) -> None:
