@@ -189,9 +189,8 @@ def _events(data: bytes) -> None:
 def _places(data: bytes) -> None:
     found = [pydantic_core.from_json(line, allow_inf_nan=False) for line in data.splitlines() if line]
     first, moved = Start.model_validate(found[0] if found else None), [Moved.model_validate(one) for one in found[1:]]
-    _demand(
-        all(len(one) == len(first.start) for one in (first.labels, *(one.places for one in moved))), "a map has places for all"
-    )
+    known = len(first.start)
+    _demand(len(first.labels) == known and all(len(one.places) == known for one in moved), "a map has places for all")
     _demand(all(label < len(first.classes) for label in first.labels), "its labels do not fit its classes")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -99,10 +98,7 @@ class Panel:
         home, asked = self._asked(memory)
         self.app.lab.adopt(self.app.labs[home], asked[0].data)
         name = exercises.begin(self.app.lab, asked, self.app.data(memory)[2], device=self.app.device)
-        begun = str(
-            time.time_ns()
-        )  # the bar at the top looks again when the memory differs, and Go on changes nothing else in it
-        return {**memory, "comparison": f"lab/{name}", self.key: f"{answer} {name}", "begun": begun}
+        return {**self.app.started(memory, name), self.key: f"{answer} {name}"}
 
     def _halt(self, memory: dict[str, str]) -> None:
         exercises.stop(self.app.lab, self._asked(memory)[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -71,6 +72,14 @@ class App:
         if "example" in self.labs and (found := service.comparisons(self.labs["example"])):
             return Shown("example", self.labs["example"], found[0])
         return None
+
+    @staticmethod
+    def started(memory: dict[str, str], name: str) -> dict[str, str]:
+        """Return what a browser remembers that looks at a comparison just begun; it differs even where it looked at it before.
+
+        The bar at the top looks again when the memory differs.
+        """
+        return {**memory, "comparison": f"lab/{name}", "begun": str(time.time_ns())}
 
     def of(self, ready: str) -> Shown | None:
         """Return the comparison that `ready` names; None while none is on show."""

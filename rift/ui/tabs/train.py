@@ -142,7 +142,7 @@ def build(app: App) -> None:
         name = service.start(app.lab, asked, source, device=app.device)
         if service.status(app.lab, name, device=app.device).state == "done":
             gr.Info("Exactly this was trained here before; this is its result. Another seed or setting gives a new one.")
-        return {**values[0], "comparison": f"lab/{name}"}, gr.Tabs(selected="watch")
+        return app.started(values[0], name), gr.Tabs(selected="watch")
 
     def loaded(memory: dict[str, Any], text: str) -> list[Any]:
         nothing = [gr.skip()] * (len(controls.filled) + 1)
