@@ -58,12 +58,14 @@ def test_no_copy_of_an_upload_stays_in_gradios_cache(page, server):
     assert not [path for path in left if path.suffix == ".zip" or path.read_bytes() in (data, b"not a zip at all")]
 
 
-def test_no_endpoint_is_public(server):
+def test_four_endpoints_are_public_and_no_more(server):
     described = json.loads(get(server, "gradio_api/info")[1])
-    assert described["named_endpoints"] == {} and described["unnamed_endpoints"] == {}
+    assert set(described["named_endpoints"]) == {"/start", "/status", "/stop", "/result"}
+    assert described["unnamed_endpoints"] == {}
     status, body = get(server, "config")
     handlers = json.loads(body)["dependencies"]
-    assert status == 200 and len(handlers) > 20 and {one["api_visibility"] for one in handlers} == {"private"}
+    public = {one["api_name"] for one in handlers if one["api_visibility"] != "private"}
+    assert status == 200 and len(handlers) > 20 and public == {"start", "status", "stop", "result"}
     assert str(server.root).encode() not in body, "no path of this machine"
     for path in ("docs", "redoc", "openapi.json", "monitoring", "gradio_api/openapi.json"):
         status, body = get(server, path)

@@ -117,7 +117,7 @@ def test_the_server_may_die_and_come_back(own_server, visit):
     under_way(page)
     before = shown_step(page)
     page.watch.expect(
-        "Failed to load resource: net::ERR_", "TypeError: Failed to fetch"
+        "Failed to load resource: net::ERR_", "TypeError: Failed to fetch", "TypeError: network error"
     )  # as the browser says, rightly, while nobody answers
     server.kill()
     run = service.runs(service.arms(server.lab, service.comparisons(server.lab)[0]))[0]

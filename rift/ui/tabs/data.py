@@ -49,7 +49,7 @@ def build(app: App) -> None:
                 label="Drop a zip, or a table (CSV) and its pictures", file_count="multiple", height=132, elem_id="upload"
             )
             small = gr.Checkbox(label="Leave out classes with fewer than three images", elem_id="leave-out-small")
-        with gr.Tab("A ready-made set", id="sample", render_children=True):
+        with gr.Tab("A ready-made set", id="sample", elem_id="tab-ready-made", render_children=True):
             sample = Menu("samples", "phantoms", "Sample")
             take = gr.Button("Take this sample", elem_id="take-sample")
     trouble = gr.HTML(elem_id="data-problem")
