@@ -81,7 +81,7 @@ def _derived(root: Path, name: str, stamp: tuple[int, ...]) -> tuple[Any, ...]:
         images = GONE
     arms = service.arms(lab, name)
     numbers = tuple((arm.name, _numbers(arm.runs, HEADLINES.get(order.task.name, ()))) for arm in arms)
-    title = label.name or f"{images}: {' and '.join(arm.name for arm in arms)}"
+    title = f"{images}: {' and '.join(arm.name for arm in arms)}" if images == GONE else naming.title(lab, name)
     return title, images, numbers, order.seeds, service.created(lab, name), label.pinned
 
 

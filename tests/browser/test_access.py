@@ -127,6 +127,7 @@ def test_from_the_sample_to_start_and_stop_without_a_mouse(own_server, visit):
     expect(page.locator("#resume")).to_be_visible()
 
 
+@pytest.mark.slow
 def test_fingers_hit_what_they_aim_at(server, visit):
     page = visit(server, wide=390)
     small = []

@@ -53,6 +53,7 @@ CONTRAST = """least => {
 }"""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_every_text_and_every_figure_can_be_read(server, visit, theme):
     page = visit(server, f"/?__theme={theme}")
@@ -72,6 +73,7 @@ def test_every_text_and_every_figure_can_be_read(server, visit, theme):
     assert not low, "\n".join(sorted(set(low)))
 
 
+@pytest.mark.slow
 def test_no_tab_scrolls_sideways_on_a_phone(server, visit):
     page = visit(server, wide=390)
     for name in TABS:

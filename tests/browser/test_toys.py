@@ -11,6 +11,7 @@ from tests.browser.actions import tab
 pytestmark = pytest.mark.browser
 
 
+@pytest.mark.slow
 def test_every_toy_opens_and_follows_its_slider(page, server):
     tab(page, "Learn")
     for name in catalog.names("toys"):
