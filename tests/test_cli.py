@@ -145,6 +145,7 @@ def test_a_run_directory_tells_the_whole_story(finished):
         assert {"cka", "validation_accuracy", "validation_task_loss"} <= set(next(e for e in epochs if e["event"] == "epoch"))
 
 
+@pytest.mark.slow
 def test_the_same_command_again_trains_nothing(finished):
     out, first = finished
     again = rift("compare", "sample:phantoms:images_per_class=8", "--out", out, "--epochs", 2, "--set", "batch_size=12", "--json")

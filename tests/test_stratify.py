@@ -81,6 +81,7 @@ def lab(tmp_path) -> Lab:
     return lab
 
 
+@pytest.mark.slow
 def test_arms_of_a_seed_train_on_the_same_few_images_and_nothing_else_changes(lab, monkeypatch):
     seen, even, balanced = {}, [], stratify.balanced
     monkeypatch.setattr(stratify, "balanced", lambda labels, generator: even.append(len(labels)) or balanced(labels, generator))

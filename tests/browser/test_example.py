@@ -21,6 +21,7 @@ def all_loaded(page, selector: str) -> int:
     return page.locator(selector).count()
 
 
+@pytest.mark.slow
 def test_the_example_fills_every_tab_with_nothing_uploaded(page, server):
     before = {run.id for run in server.lab.runs()}
     state(page, "Example")

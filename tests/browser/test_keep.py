@@ -35,6 +35,7 @@ def example(server) -> tuple[Lab, str]:
     return lab, service.comparisons(lab)[0]
 
 
+@pytest.mark.slow
 def test_a_link_shows_numbers_to_others_and_no_pictures_until_it_is_revoked(page, server, visit, chromium):
     keep(page, "Share")
     page.locator("#share").click()
@@ -63,6 +64,7 @@ def test_a_link_shows_numbers_to_others_and_no_pictures_until_it_is_revoked(page
         context.close()
 
 
+@pytest.mark.slow
 def test_a_bundle_opens_read_only_is_shown_and_closed(page, server, tmp_path):
     made = bundle.write(*example(server), tmp_path / "other.rift.zip")
     keep(page, "History")

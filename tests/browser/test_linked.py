@@ -102,6 +102,7 @@ def test_fixed_and_broken_are_counted_for_the_pair_that_is_chosen(page, found):
     expect(says).to_contain_text(f"looks at these {len(fixed) + len(broken)}")
 
 
+@pytest.mark.slow
 def test_a_point_of_the_pca_is_its_image_and_the_arrow_keys_go_on(page, found):
     _, _, answers = found
     tab(page, "Compare")
@@ -122,6 +123,7 @@ def test_a_point_of_the_pca_is_its_image_and_the_arrow_keys_go_on(page, found):
     expect(panel).to_contain_text("no head for these classes")
 
 
+@pytest.mark.slow
 def test_the_sliders_say_their_numbers_and_move_a_ring(page):
     chosen = "data.filter(one => one.name === 'chosen').map(one => one.x[0])"
     ring = f"name => document.querySelector(`#figure-${{name}} .js-plotly-plot`).{chosen}"

@@ -14,6 +14,7 @@ pytestmark = pytest.mark.browser
 PHOTO = Path(sklearn.__file__).parent / "datasets" / "images" / "china.jpg"
 
 
+@pytest.mark.slow
 def test_a_photo_and_words_of_ones_own_are_asked_of_three_models(page, server):
     tab(page, "Compare")
     tab(page, "Zero-shot")

@@ -37,6 +37,7 @@ def mapped(server):
         path.unlink()
 
 
+@pytest.mark.slow
 def test_the_map_steps_through_the_epochs_and_the_log_says_what_happened(server, mapped, visit):
     page = visit(server)
     tab(page, "Watch")
@@ -60,6 +61,7 @@ def test_the_map_steps_through_the_epochs_and_the_log_says_what_happened(server,
     expect(page.locator("#log th").nth(2)).to_have_text("Accuracy, validation")
 
 
+@pytest.mark.slow
 def test_a_run_that_is_older_than_maps_says_so(server, visit):
     page = visit(server)
     tab(page, "Watch")
