@@ -243,3 +243,11 @@ def _trials_done(experiment: Experiment, step: float, sizes: Sizes, event: dict[
         return 0.0
     over = (event["trial"] - 1) / event["trials"] if event["event"] == "trial" else 1.0
     return over * _path_seconds(experiment, step, sizes)
+
+
+def duration(seconds: float, step: int = 1) -> str:
+    """Return a time as a person says it: `40 s`, `3 min`, `2 h 10 min`; seconds above ten to multiples of `step`."""
+    if seconds < 90:
+        return f"{max(1, round(seconds / step) * step if seconds > 10 else round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

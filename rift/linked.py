@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ class Answers:
     arms: Mapping[str, np.ndarray]  # (n, k) probabilities; of models that name no class (n, 1), their errors
     several: bool  # whether an image may show several findings
     near: Mapping[str, tuple[str, ...]]  # by arm the ids of the images that `retrieval` looks up
+    labels: Mapping[str, frozenset[str]] = field(default_factory=dict)  # what each of them shows, by id
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -75,6 +76,7 @@ def _answers(files: tuple[tuple[str, str, int], ...], task: str) -> Answers:
     truth = np.zeros((0, 0), bool)
     arms: dict[str, np.ndarray] = {}
     near: dict[str, tuple[str, ...]] = {}
+    labels: dict[str, frozenset[str]] = {}
     for arm, path, _ in files:
         with open(path, encoding="utf-8", newline="") as file:
             (_, _, _, *columns), *rows = csv.reader(file)
@@ -84,11 +86,17 @@ def _answers(files: tuple[tuple[str, str, int], ...], task: str) -> Answers:
             continue
         if not arms:
             ids, classes = theirs, () if task == "reconstruction" else tuple(columns)
-            shown = [set(row[1].split(";")) if task == "multi_label" else {row[1]} for row in test]
-            truth = np.array([[one in found for one in classes] for found in shown], bool).reshape(len(ids), len(classes))
+            truth = np.array([[one in _shown(row[1], task) for one in classes] for row in test], bool).reshape(
+                len(ids), len(classes)
+            )
         arms[arm] = np.array([row[3:] for row in test], np.float64).reshape(len(ids), -1)
         near[arm] = (*theirs, *(row[0] for row in rows if row[2] == "train"))
-    return Answers(ids, classes, truth, arms, task == "multi_label", near)
+        labels |= {row[0]: _shown(row[1], task) for row in rows}
+    return Answers(ids, classes, truth, arms, task == "multi_label", near, labels)
+
+
+def _shown(label: str, task: str) -> frozenset[str]:
+    return frozenset(filter(None, label.split(";"))) if task == "multi_label" else frozenset({label})
 
 
 def places(lab: Lab, name: str) -> tuple[str, dict[str, int]]:
@@ -246,8 +254,7 @@ def neighbors(lab: Lab, name: str, found: Answers, i: int) -> tuple[dict[str, li
         reasons = (one.get("neighbors_after_reason") for one in measured.values())
         older = "they were not stored when these runs were measured; measure Retrieval again to have them"
         return {}, f"No neighbors are shown: {next(filter(None, reasons), older)}."
-    labels = _labels(lab, name)
-    result: dict[str, list[Neighbor]] = {}
+    labels, result = found.labels, dict[str, list[Neighbor]]()
     first = next(iter(stored))
     before = [found.near[first][j] for j in stored[first]["neighbors_before"][i]]
     for model, arm, key in [("pretrained", first, "before"), *((arm, arm, "after") for arm in stored)]:
@@ -255,7 +262,13 @@ def neighbors(lab: Lab, name: str, found: Answers, i: int) -> tuple[dict[str, li
         near = [(found.near[arm][j], float(far)) for j, far in pairs]
         mine = labels.get(found.ids[i], frozenset())
         result[model] = [
-            Neighbor(one, _named(labels.get(one)), _alike(mine, labels.get(one)), far, model != "pretrained" and one in before)
+            Neighbor(
+                one,
+                _named(labels.get(one)),
+                _alike(mine, labels.get(one)),
+                far,
+                model != "pretrained" and one in before,
+            )
             for one, far in near
         ]
     missing = [arm for arm in found.arms if arm not in stored]
@@ -269,24 +282,6 @@ def _named(labels: frozenset[str] | None) -> str:
 def _alike(a: frozenset[str], b: frozenset[str] | None) -> bool:
     """Whether two images show the same as `retrieval` means it: one finding in common, or neither any."""
     return b is not None and (bool(a & b) or (not a and not b))
-
-
-def _labels(lab: Lab, name: str) -> dict[str, frozenset[str]]:
-    """Return what each image of the tables shows, over all arms."""
-    found: dict[str, frozenset[str]] = {}
-    several = service.order_of(lab, name)[0].task.name == "multi_label"
-    for run in measuring.runs(lab, name, "accuracy").values():
-        path = run.path / "predictions.csv"
-        if path.exists():
-            found |= _labels_of(str(path), path.stat().st_mtime_ns, several)
-    return found
-
-
-@lru_cache(maxsize=8)
-def _labels_of(path: str, stamp: int, several: bool) -> dict[str, frozenset[str]]:
-    with open(path, encoding="utf-8", newline="") as file:
-        rows = list(csv.reader(file))[1:]
-    return {row[0]: frozenset(filter(None, row[1].split(";"))) if several else frozenset({row[1]}) for row in rows}
 
 
 def captions(found: Answers, images: Sequence[int], more: Sequence[str] = ()) -> list[dict[str, Any]]:

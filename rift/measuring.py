@@ -11,6 +11,7 @@ import numpy as np
 from rift import catalog, comparison, dataset, jobs, measurement, measures, service
 from rift.config import Choice
 from rift.errors import RunError
+from rift.estimate import duration
 from rift.measurement import Measurement
 from rift.runs import Lab, Run
 
@@ -166,7 +167,7 @@ def plan(lab: Lab, name: str, diagnostic: str) -> str:
         return "No arm of this comparison is finished yet."
     what = "Runs the models again" if catalog.captures(diagnostic) else "Takes what is kept of the models, without running them"
     times = {preset: measurement.seconds(lab, Choice(name=diagnostic, options=one)) for preset, one in forms(diagnostic).items()}
-    took = [f"{preset} {_duration(one * len(arms))}" for preset, one in times.items() if one is not None]
+    took = [f"{preset} {duration(one * len(arms))}" for preset, one in times.items() if one is not None]
     last = f" Last time it took: {', '.join(took)}." if took else f" {_first(diagnostic, len(arms))}"
     return (
         f"{what}, for {len(arms)} arm{'s' if len(arms) > 1 else ''}: {', '.join(arms)}.{last} You may close this page meanwhile."
@@ -179,13 +180,9 @@ def _first(diagnostic: str, arms: int) -> str:
         return "It takes seconds."
     preset = next(iter(forms(diagnostic)))
     return (
-        f"It was not measured in this lab before. The preset {preset} is made for about {_duration(FIRST_SECONDS * arms)} on two "
+        f"It was not measured in this lab before. The preset {preset} is made for about {duration(FIRST_SECONDS * arms)} on two "
         "idle cores with the small embedded model and 200 images; larger models take longer, and how much is said as it goes."
     )
-
-
-def _duration(seconds: float) -> str:
-    return f"{max(1, round(seconds))} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 def commands(lab: Lab, name: str, diagnostic: str) -> list[str]:

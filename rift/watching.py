@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rift import comparison, places, service
+from rift.estimate import duration
 from rift.places import Places
 from rift.runs import Lab, Run
 
@@ -141,11 +142,3 @@ def _numbers(event: Mapping[str, Any], key: str) -> str:
     said = [] if value is None else [f"{names[key]} {value:.3f}"]
     said += [] if kept is None else [f"similarity to the pretrained model {kept:.2f}"]
     return ", ".join(said) or "nothing could be measured"
-
-
-def duration(seconds: float) -> str:
-    """Return a time as a person says it: `40 s`, `3 min`, `2 h 10 min`."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

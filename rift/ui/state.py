@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from rift import catalog, service
+from rift import catalog, estimate, service
 from rift.errors import UserError
 from rift.runs import Lab
 from rift.service import Status
@@ -196,8 +196,5 @@ def _bar(here: Shown, status: Status) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time as a person says it: `40 s`, `3 min`, `2 h 10 min`."""
-    if seconds < 90:
-        return f"{max(1, round(seconds / 5) * 5 if seconds > 10 else round(seconds))} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+    """Return a time that is only estimated as a person says it."""
+    return estimate.duration(seconds, step=5)
