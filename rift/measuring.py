@@ -15,7 +15,7 @@ from rift.estimate import duration
 from rift.measurement import Measurement
 from rift.runs import Lab, Run
 
-FIRST_SECONDS = 30.0  # of one arm with the first preset, which is what its settings were chosen by
+FIRST_SECONDS = 30.0  # of one arm with the first preset, which its settings were chosen by; a diagnostic may say its own
 MOST_PICTURES = 400  # in one gallery; a page with more of them is slow to scroll
 
 
@@ -179,8 +179,9 @@ def _first(diagnostic: str, arms: int) -> str:
     if not catalog.captures(diagnostic):
         return "It takes seconds."
     preset = next(iter(forms(diagnostic)))
+    each = getattr(catalog.module("diagnostics", diagnostic), "FIRST_SECONDS", FIRST_SECONDS)
     return (
-        f"It was not measured in this lab before. The preset {preset} is made for about {duration(FIRST_SECONDS * arms)} on two "
+        f"It was not measured in this lab before. The preset {preset} is made for about {duration(each * arms)} on two "
         "idle cores with the small embedded model and 200 images; larger models take longer, and how much is said as it goes."
     )
 

@@ -28,6 +28,7 @@ from rift.diagnostics._inversion import Settings
 from rift.model import Backbone, Classifier, fingerprint
 
 TITLE = "Invariances (STIR)"
+FIRST_SECONDS = 60.0  # what the quick preset was chosen for
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {"layers": "three", "count": 50, "iterations": 20, "step": 20.0, "schedule": "decay"},
     "thorough": {"layers": "all", "count": 200, "iterations": 100, "step": 10.0, "schedule": "decay"},
