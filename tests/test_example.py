@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from rift import catalog, dataset, example, service, trained
+from rift import places as maps
 from rift.model import to_float
 from rift.runs import Lab
 
@@ -45,6 +46,15 @@ def test_its_numbers_follow_from_its_predictions(shipped):
         right = [max(classes, key=lambda one, row=row: float(row[one])) == row["label"] for row in rows]
         assert np.mean(right) == pytest.approx(arm["mean"]["accuracy"], abs=1e-9)
         assert len(rows) == document["data"]["counts"]["test"]
+
+
+def test_its_images_lie_on_a_map_after_every_epoch(shipped):
+    lab, name = shipped
+    for arm in service.arms(lab, name):
+        (run,) = arm.runs
+        places = maps.read(run)
+        assert places is not None and sorted(places.epochs) == list(range(1, run.experiment.training.epochs + 1))
+        assert np.isfinite([places.moved(epoch) for epoch in places.epochs]).all() and places.moved(places.newest) > 0
 
 
 def test_its_weights_give_its_predictions_again(shipped):
