@@ -78,7 +78,7 @@ def serve(root: Path, host: str, port: int, device: str = "auto", block: bool = 
             max_file_size="500mb",
             blocked_paths=[str(lab.root.resolve())],
             theme=_theme(),
-            head=f"<style>{(ASSETS / 'app.css').read_text()}</style>",
+            head=f"<style>{(ASSETS / 'app.css').read_text()}</style>{_early()}",
             app_kwargs={"routes": files.routes(), "docs_url": None, "redoc_url": None, "openapi_url": None},
         )
     except OSError as error:
@@ -87,6 +87,19 @@ def serve(root: Path, host: str, port: int, device: str = "auto", block: bool = 
     if block:
         blocks.block_thread()
     return blocks
+
+
+def _early() -> str:
+    """Return a script that fetches what draws figures once the page is full and idle, or nothing where Gradio has it elsewhere.
+
+    It is 4.6 MB, which Gradio fetches with the first figure: whoever opened that one waited a second longer than for the others.
+    """
+    drawing = sorted((Path(gr.__file__).parent / "templates" / "frontend" / "assets").glob("PlotlyPlot-*.js"))
+    if len(drawing) != 1:
+        return ""
+    fetch = f"import(new URL('assets/{drawing[0].name}', document.baseURI)).catch(() => {{}})"
+    wait = f"document.querySelector('#status .state') ? requestIdleCallback(() => {fetch}) : setTimeout(look, 300)"
+    return f"<script type='module'>const look = () => {wait}; window.requestIdleCallback && look()</script>"
 
 
 def _free_port(host: str) -> int:

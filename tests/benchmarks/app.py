@@ -1,4 +1,4 @@
-"""Run `python -m tests.benchmarks.app [--out FILE.json]`: how soon the page is full, what a poll costs, how fast it answers."""
+"""Run `python -m tests.benchmarks.app [--out FILE.json]`: how soon the page is full, how fast tabs open, what polls cost."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 import sklearn
 
+from rift.ui import diagnostic
+from rift.ui.tabs import compare
 from tests.browser import actions
 from tests.browser.server import Server
 
-GOALS = {"page_full_seconds": 3.0, "tick_kilobytes": 50.0, "button_p95_seconds": 0.3}
+GOALS = {"page_full_seconds": 3.0, "sub_tab_seconds": 0.5, "tick_kilobytes": 50.0, "button_p95_seconds": 0.3}
 PHOTO = Path(sklearn.__file__).parent / "datasets" / "images" / "china.jpg"
 # Milliseconds since navigation began, once the status bar and the pictures of Data that can be seen are there.
 FULL = """() => {
@@ -56,6 +58,18 @@ TOOK = """([selector, words]) => {
   addEventListener('mousedown', () => {
     const began = performance.now()
     const look = () => document.querySelector(selector).textContent.includes(words)
+      ? window.took = performance.now() - began : requestAnimationFrame(look)
+    look()
+  }, {once: true, capture: true})
+}"""
+
+
+# From the press of the mouse until a figure is drawn and can be seen.
+DRAWN = """selector => {
+  window.took = 0
+  addEventListener('mousedown', () => {
+    const began = performance.now()
+    const look = () => [...document.querySelectorAll(selector)].some(one => one.clientHeight > 100 && one.checkVisibility())
       ? window.took = performance.now() - began : requestAnimationFrame(look)
     look()
   }, {once: true, capture: true})
@@ -98,6 +112,24 @@ def traffic(page, seconds: float) -> dict[str, Any]:
     }
 
 
+def sub_tabs(page) -> dict[str, Any]:
+    """Time every figure of the example from the press of its tab, when it is opened first and when it is opened again."""
+    actions.tab(page, "Compare")
+    page.locator("#verdicts li").first.wait_for()
+    tabs = page.locator("#tabs")
+    found: dict[str, dict[str, float]] = {}
+    for visit in ("first", "again"):
+        times = found[visit] = {}
+        for family, names in compare.families().items():
+            actions.tab(page, "Verdict")
+            times[family] = took(page, tabs.get_by_role("tab", name=family, exact=True), "#tab-compare .main-svg")
+            for name in names:
+                if not page.locator(f"#figure-{name} .main-svg").first.is_visible():
+                    pressed = tabs.get_by_role("tab", name=diagnostic.title(name), exact=True)
+                    times[diagnostic.title(name)] = took(page, pressed, f"#figure-{name} .main-svg")
+    return {visit: {name: round(seconds, 2) for name, seconds in times.items()} for visit, times in found.items()}
+
+
 def buttons(page, rounds: int) -> dict[str, Any]:
     """Time from a choice of the regularizer to its own sentence on the page, and from Ask to a new answer."""
     actions.tab(page, "Train")
@@ -120,9 +152,9 @@ def buttons(page, rounds: int) -> dict[str, Any]:
     return {"switch": spread(switched), "ask": {"first_seconds": round(asked[0], 3), **spread(asked[1:])}}
 
 
-def took(page, pressed, selector: str, words: str) -> float:
-    """Press something and return the seconds until the words are there."""
-    page.evaluate(TOOK, [selector, words])
+def took(page, pressed, selector: str, words: str = "") -> float:
+    """Press something and return the seconds until the words are there; without words, until a figure is drawn."""
+    page.evaluate(TOOK, [selector, words]) if words else page.evaluate(DRAWN, selector)
     pressed.click()
     return page.wait_for_function("window.took").json_value() / 1000
 
@@ -133,6 +165,15 @@ def spread(seconds: list[float]) -> dict[str, Any]:
         "p50_seconds": round(statistics.median(seconds), 3),
         "p95_seconds": round(float(np.percentile(seconds, 95)), 3),
     }
+
+
+def fresh(browser, server: Server):
+    """Return a new visitor's page, full."""
+    page = browser.new_page(viewport={"width": 1280, "height": 1200})
+    page.set_default_timeout(120_000)
+    page.goto(server.url)
+    page.locator("#data-summary img").first.wait_for()
+    return page
 
 
 def measure(rounds: int) -> dict[str, Any]:
@@ -146,18 +187,24 @@ def measure(rounds: int) -> dict[str, Any]:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         try:
             full = page_full(browser, server, rounds // 4)
-            page, watcher = browser.new_page(), browser.new_page()
-            for one in (page, watcher):
-                one.set_default_timeout(120_000)
-                one.goto(server.url)
-                one.locator("#data-summary img").first.wait_for()
+            opened = {
+                "first_on_this_server": sub_tabs(fresh(browser, server)),
+                "second_visitor": sub_tabs(fresh(browser, server)),
+            }
+            page, watcher = fresh(browser, server), fresh(browser, server)
             page.wait_for_timeout(3000)  # what comes with the opening is not idle traffic
             idle = {"tick": traffic(page, 5), "button": buttons(page, rounds)}
             actions.settings(watcher, epochs=1000)
             actions.start(watcher)
             watcher.locator("#status .message", has_text=", step ").wait_for()
             training = {"tick": traffic(watcher, 20), "button": buttons(page, rounds), "tick_later": traffic(watcher, 20)}
-            document = {"app_start_seconds": round(started, 1), "page_full": full, "idle": idle, "training": training}
+            document = {
+                "app_start_seconds": round(started, 1),
+                "page_full": full,
+                "sub_tabs": opened,
+                "idle": idle,
+                "training": training,
+            }
         finally:
             browser.close()
             server.rest()

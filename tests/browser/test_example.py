@@ -54,6 +54,12 @@ def test_the_example_fills_every_tab_with_nothing_uploaded(page, server):
     assert {run.id for run in server.lab.runs()} == before, "nothing was trained for it"
 
 
+def test_what_draws_figures_is_there_before_the_first_figure_is_asked_for(page):
+    all_loaded(page, "#data-summary img")
+    assert page.locator(".js-plotly-plot").count() == 0
+    page.wait_for_function("performance.getEntriesByType('resource').some(one => one.name.includes('/PlotlyPlot-'))")
+
+
 def test_a_page_that_nobody_touches_asks_for_nothing(page):
     all_loaded(page, "#data-summary img")
     page.wait_for_timeout(3000)  # what comes with the opening
