@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import dataclass, field, replace
 from typing import Annotated, BinaryIO, NamedTuple
 
@@ -45,6 +45,8 @@ class Report(BaseModel):
 
 MOST_PICTURES = 6  # that a remark about the whole set shows
 PARTS = ("train", "validation", "test")
+WORKSHOP = ".reading-"  # how a folder begins that a reader works in; then comes its process
+Progress = Callable[[int, int, str], None]  # (number, of how many or 0, which file)
 Label = str | tuple[str, ...]  # an image's class; in a set of findings, the names of those that it shows
 
 
@@ -66,6 +68,7 @@ class Notes:
     warnings: list[Item] = field(default_factory=list)
     classes: set[str] = field(default_factory=set)
     columns: dict[str, dict[str, str]] = field(default_factory=dict)  # of a table, beside what is read: {name: {id: value}}
+    without: Mapping[str, str] = field(default_factory=dict)  # files that are not to be read: {id: sentence}
 
 
 @dataclass(frozen=True)
@@ -99,14 +102,14 @@ def said(label: Label) -> str:
     return ", ".join(names(label)) or "no finding"
 
 
-def decode(items: Iterable[tuple], spool: BinaryIO, notes: Notes, progress: Callable[[int, int], None] | None) -> list[Record]:
-    """Read and decode every item once; what cannot be read becomes a skipped item."""
+def decode(items: Iterable[tuple], spool: BinaryIO, notes: Notes, progress: Progress | None) -> list[Record]:
+    """Read and decode every item once; what cannot be read becomes a skipped item. `progress` hears of each before it is read."""
     total = len(items) if isinstance(items, Sized) else 0
     records: list[Record] = []
     taken: Counter[str] = Counter()
     for number, entry in enumerate(Entry(*item) for item in items):
         if progress is not None:
-            progress(number, total)
+            progress(number, total, entry.id)
         unique = shown = plain(entry.id)
         while unique in taken:  # names that differ only in what cannot be shown
             taken[shown] += 1
@@ -114,6 +117,8 @@ def decode(items: Iterable[tuple], spool: BinaryIO, notes: Notes, progress: Call
         taken[unique] = 1
         notes.classes |= set(names(entry.label))
         try:
+            if entry.id in notes.without:
+                raise DataError("data.image", notes.without[entry.id])
             content = entry.content() if callable(entry.content) else entry.content
             data = images.encode(content) if isinstance(content, np.ndarray) else content
             image = images.read(data)
@@ -123,7 +128,7 @@ def decode(items: Iterable[tuple], spool: BinaryIO, notes: Notes, progress: Call
         records.append(_record(entry, unique, image, spool.tell(), len(data), notes))
         spool.write(data)
     if progress is not None:
-        progress(total or len(records), total or len(records))
+        progress(total or len(records), total or len(records), "")
     return records
 
 
