@@ -16,6 +16,8 @@ def main() -> int:
     parser.add_argument("--lab", type=Path, default=Path(home), help="folder of images and runs (default %(default)s)")
     parser.add_argument("--host", default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"), help="default %(default)s")
     parser.add_argument("--port", type=int, default=int(os.environ.get("GRADIO_SERVER_PORT", 7860)), help="0: any free one")
+    public = bool(os.environ.get("RIFT_PUBLIC") or os.environ.get("SPACE_ID"))
+    parser.add_argument("--public", action="store_true", default=public, help="keep visitors apart, each with limits")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where runs are trained")
     chosen = parser.parse_args()
 
@@ -26,7 +28,7 @@ def main() -> int:
     from rift.ui import serve
 
     try:
-        serve(chosen.lab, chosen.host, chosen.port, chosen.device)
+        serve(chosen.lab, chosen.host, chosen.port, chosen.device, chosen.public)
     except UserError as error:
         print(f"error[{error.code}]: {error.sentence}", file=sys.stderr)
         return 2

@@ -292,3 +292,17 @@ class Labs(Mapping[str, Lab]):
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
+
+    def address(self, home: str) -> str:
+        """Return a name of a lab for a signed address; with one's own labs it is the same name."""
+        return home
+
+    def at(self, address: str) -> Lab:
+        """Return the lab of such a name; KeyError where there is none."""
+        return self[address]
+
+    def of(self, name: str) -> Labs:
+        """Return the labs of a visitor; in one's own lab there is only oneself, without a name."""
+        if name:
+            raise KeyError(name)
+        return self

@@ -19,8 +19,8 @@ import numpy as np
 from filelock import FileLock
 from pydantic import BaseModel
 
-from rift import cage, images, upload
-from rift.archive import LOCAL, MB, Limits, plain
+from rift import cage, images, quota, upload
+from rift.archive import MB, Limits, plain
 from rift.dataset import ImageSet
 from rift.errors import DataError, SettingError
 from rift.review import Entry, Item, Notes
@@ -65,12 +65,12 @@ def read(lab: Lab, key: str) -> Draft:
         return Draft(classes=[Group(name=f"Class {number + 1}") for number in range(FEWEST)])
 
 
-def add(lab: Lab, key: str, place: int, files: Sequence[tuple[str, bytes]], limits: Limits = LOCAL) -> list[Item]:
+def add(lab: Lab, key: str, place: int, files: Sequence[tuple[str, bytes]], limits: Limits | None = None) -> list[Item]:
     """Put pictures into a class and return a remark for each that was not taken: unreadable, or there already.
 
     Raises `data.too_many` and `data.bomb` where the draft would grow beyond the limits of an upload.
     """
-    remarks = []
+    remarks, limits = [], limits or quota.limits(lab)
     with _changing(lab, key) as (draft, home):
         group = _class(draft, place)
         there = {picture.hash: one.name for one in draft.classes for picture in one.pictures}
@@ -153,7 +153,7 @@ def use(lab: Lab, key: str, name: str = "my pictures", *, leave_out_small: bool 
         for group in draft.classes
         for one in group.pictures
     ]
-    return upload.keep(entries, lab.data, name=name, notes=notes, leave_out_small=leave_out_small)
+    return upload.keep(entries, lab.data, name=name, notes=notes, leave_out_small=leave_out_small, limits=quota.limits(lab))
 
 
 @contextmanager

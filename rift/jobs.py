@@ -1,4 +1,7 @@
-"""The queue: worker processes at low priority that take up a lab's measurements and queued runs, one at a time, oldest first."""
+"""The queue: worker processes at low priority that take up a lab's measurements and queued runs, one at a time, oldest first.
+
+The visitors of a public server share one worker, which serves next whom it has served longest ago.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from rift import measurement
+from rift import measurement, quota
 from rift.runs import ENDED, Lab, Run, is_held
 
 NICE = 10  # a page with 50 visitors stayed responsive beside training at this priority, and did not at normal priority
 START_SECONDS = 15.0  # a worker that died while it was starting is not replaced before
+SERVED = "served"  # a file of a lab whose age is the time since the worker took up something of it
 IN_EVENT = "in-event"  # the device of a page that does the work itself, as `lending` has it
 STOP_SECONDS = 0.8  # a step may take longer than a person waits; then the process is ended and the checkpoint stands
 
@@ -48,23 +52,43 @@ def work(lab: Lab, device: str = "auto", ids: list[str] | None = None) -> None:
         os.nice(NICE)
     with suppress(OSError):  # Linux shares the processor among sessions first, and this is one of its own
         Path("/proc/self/autogroup").write_text(str(NICE))
-    alone = FileLock(lab.root / "worker.lock")  # a page that asks whether it is held holds it for a moment: hence the second
+    alone = FileLock(lab.host / "worker.lock")  # a page that asks whether it is held holds it for a moment: hence the second
     with suppress(Timeout), nullcontext() if ids is not None else alone.acquire(timeout=1):
-        (lab.root / "starting").unlink(missing_ok=True)
+        (lab.host / "starting").unlink(missing_ok=True)
         from rift import recipe
 
         chosen = recipe.pick_device(device)
-        while True:
-            waiting = measurement.queue(lab) if ids is None else []
-            asked = next((one for one in waiting if one.state == "queued"), None)
-            run = next_run(lab, ids)
-            if asked is None and run is None:
-                return
+        while (found := _next(lab) if ids is None else _chosen(lab, ids)) is not None:
+            home, job = found
             with suppress(Timeout):  # another worker was faster
-                if asked is not None:
-                    measurement.carry_out(asked, chosen)
-                elif run is not None:
-                    recipe.execute(run, lab, chosen)
+                (home.root / SERVED).touch()
+                if isinstance(job, measurement.Measurement):
+                    measurement.carry_out(job, chosen)
+                else:
+                    with quota.capped(home, job):
+                        recipe.execute(job, home, chosen)
+
+
+def _next(lab: Lab) -> tuple[Lab, Run | measurement.Measurement] | None:
+    """Return what comes next and whose it is: a measurement before any run, and of whom was served longest ago."""
+    homes = sorted(lab.neighbors(), key=served)
+    for home in homes:
+        if (asked := next((one for one in measurement.queue(home) if one.state == "queued"), None)) is not None:
+            return home, asked
+    return next(((home, run) for home in homes if (run := next_run(home)) is not None), None)
+
+
+def _chosen(lab: Lab, ids: list[str]) -> tuple[Lab, Run] | None:
+    run = next_run(lab, ids)
+    return None if run is None else (lab, run)
+
+
+def served(lab: Lab) -> float:
+    """Return when the worker last took up something of a lab; 0 where it never did."""
+    try:
+        return (lab.root / SERVED).stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def ensure_worker(lab: Lab, device: str = "auto") -> None:
@@ -78,12 +102,12 @@ def ensure_worker(lab: Lab, device: str = "auto") -> None:
     if "queued" not in states:
         return
     _started[:] = [process for process in _started if process.poll() is None]  # the ended ones are reaped here
-    mark = lab.root / "starting"
-    with suppress(Timeout), FileLock(lab.root / "queue.lock").acquire(timeout=0):
+    mark = lab.host / "starting"
+    with suppress(Timeout), FileLock(lab.host / "queue.lock").acquire(timeout=0):
         starting = mark.exists() and time.time() - mark.stat().st_mtime < START_SECONDS
-        if not starting and not is_held(lab.root / "worker.lock"):
+        if not starting and not is_held(lab.host / "worker.lock"):
             mark.touch()
-            _started.append(start_worker(lab, device))
+            _started.append(start_worker(Lab(lab.host), device))
 
 
 _started: list[subprocess.Popen] = []
@@ -98,7 +122,16 @@ def next_run(lab: Lab, ids: list[str] | None = None) -> Run | None:
 def ahead(lab: Lab, mine: Collection[str]) -> set[str]:
     """Return the runs of others that the queue takes up before the first of mine."""
     before = itertools.takewhile(lambda run: run.id not in mine, lab.runs())
-    return {run.id for run in before if run.state not in ENDED}
+    others = {name for other in lab.neighbors() if other.root != lab.root and (name := _first(other, lab))}
+    return {run.id for run in before if run.state not in ENDED} | others
+
+
+def _first(other: Lab, lab: Lab) -> str:
+    """Return the run of another visitor that is at work, or that waits and comes before the next one of this lab; else ""."""
+    for run in other.runs():
+        if (state := run.state) not in ENDED:
+            return f"{other.root.name}/{run.id}" if state != "queued" or served(other) <= served(lab) else ""
+    return ""
 
 
 def stop(job: Run | measurement.Measurement) -> None:

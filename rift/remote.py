@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from rift import api, catalog, dataset, lineup, patients, service
+from rift import api, cage, catalog, dataset, lineup, patients, quota, service
 from rift.config import Choice, Settings, Strength
 from rift.errors import DataError, SettingError
 from rift.orders import Order
@@ -102,7 +102,8 @@ def result(lab: Lab, name: str) -> dict[str, Any]:
 
 def _images(lab: Lab, data: Any, leave_out_small: bool, together: str, uploaded: Uploaded) -> tuple[dataset.ImageSet, str]:
     if (path := uploaded(data)) is not None:
-        return api.open_data(path, lab.data, leave_out_small=leave_out_small, patients=together), path.name
+        read = cage.read(path, lab.data, limits=quota.limits(lab), leave_out_small=leave_out_small)
+        return patients.choose(read, together), path.name
     if isinstance(data, str) and data.startswith("sample:"):
         return api.open_data(data, lab.data, patients=together), data
     if (found := _stored(lab, data)) is not None:
@@ -116,7 +117,7 @@ def _images(lab: Lab, data: Any, leave_out_small: bool, together: str, uploaded:
 
 def _natural(lab: Lab, natural: Any, uploaded: Uploaded) -> dataset.ImageSet:
     if (path := uploaded(natural)) is not None:
-        return api.open_natural(path, lab.data)
+        return cage.read(path, lab.data, limits=quota.limits(lab), least=1, least_classes=1, findings=False)
     if (found := _stored(lab, natural)) is not None:
         return found
     choice = catalog.check("natural", catalog.parse(str(natural)))  # a name of the menu: no path is opened

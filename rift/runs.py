@@ -18,6 +18,7 @@ from rift.config import Experiment
 from rift.errors import RunError
 
 SCHEMA = 1
+VISITORS = "visitors"  # the folder of a public server that holds a lab for each visitor
 ENDED = ("done", "stopped", "failed", "lost")
 
 
@@ -193,6 +194,22 @@ class Lab:
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError("run.disk", f"The lab folder {self.root} cannot be made: {error.strerror or error}.") from error
+
+    @property
+    def visiting(self) -> bool:
+        """Whether it belongs to a visitor of a public server."""
+        return self.root.parent.name == VISITORS
+
+    @property
+    def host(self) -> Path:
+        """The folder whose one worker serves this lab: its own, or that of the server where its owner is a visitor."""
+        return self.root.parent.parent if self.visiting else self.root
+
+    def neighbors(self) -> list[Lab]:
+        """Return all labs that the same worker serves, this one among them."""
+        if not self.visiting and not (self.root / VISITORS).exists():
+            return [self]
+        return [Lab(self.host), *(Lab(folder) for folder in sorted((self.host / VISITORS).glob("[0-9a-f]*")))]
 
     @property
     def read_only(self) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from rift import comparison, estimate, jobs, measurement, report
+from rift import comparison, estimate, jobs, measurement, quota, report
 from rift.comparison import Arm
 from rift.config import digest
 from rift.dataset import ImageSet, Split, load, parts, refuse_misfit
@@ -45,8 +45,13 @@ class Status:
 
 
 def start(lab: Lab, order: Order, source: str = "", *, device: str = "auto") -> str:
-    """Place an order, see to a worker and return the comparison's id; raises a SettingError for a wrong choice."""
-    name = place(lab, order, source=source)
+    """Place an order, see to a worker and return the comparison's id; raises a SettingError for a wrong choice.
+
+    On a public server it also raises `run.quota` where its visitor has as much under way, or stored, as one may have.
+    """
+    with FileLock(lab.root / "place.lock"):  # of pages that press at once each counts what the one before has begun
+        quota.refuse_start(lab, sum(other != order.id and _is_under_way(lab, other) for other in comparisons(lab)))
+        name = place(lab, order, source=source)
     jobs.ensure_worker(lab, device)
     return name
 
@@ -70,6 +75,10 @@ def place(lab: Lab, order: Order, *, source: str = "") -> str:
             if run.state in ("stopped", "failed", "lost"):
                 lab.requeue(run)
     return order.id
+
+
+def _is_under_way(lab: Lab, name: str) -> bool:
+    return any(run.state not in ENDED for run in runs(arms(lab, name)))
 
 
 def order_of(lab: Lab, name: str) -> tuple[Order, str]:
@@ -156,7 +165,8 @@ def _taken_up(lab: Lab, run: Run) -> str:
 def _place(lab: Lab, mine: str, ahead: set[str]) -> int:
     """Return the place in line of a comparison, the one at work counted, where these runs come first."""
     others = [other for other in comparisons(lab) if other != mine]
-    return 1 + max(1, sum(not ahead.isdisjoint(one for _, ids in _run_ids(lab.root, other) for one in ids) for other in others))
+    ours = sum(not ahead.isdisjoint(one for _, ids in _run_ids(lab.root, other) for one in ids) for other in others)
+    return 1 + max(1, ours + sum("/" in one for one in ahead))  # a run of another visitor is named with its lab
 
 
 def _ordinal(number: int) -> str:
@@ -175,7 +185,8 @@ def _ended(runs: Sequence[Run], states: Sequence[str], names: dict[str, str]) ->
         return "failed", f"{names[run.id]}: {run.end().get('message') or 'it failed'} ({kept}.)"
     if "lost" in states:
         return "lost", f"The process that trained {names[runs[states.index('lost')].id]} is gone; {kept}. Go on from there."
-    return "stopped", f"Stopped; {kept}. Go on takes it up from where it was."
+    why = "when its time on this server was up" if any(map(quota.was_capped, runs)) else ""
+    return "stopped", f"Stopped{' ' + why if why else ''}; {kept}. Go on takes it up from where it was."
 
 
 def stop(lab: Lab, name: str) -> None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import NamedTuple
 
 from rift import example, history, measurement, sharing
+from rift.quota import size
 from rift.runs import ENDED, Lab, is_held
 
-KEPT = ("secret", "example")  # the key that addresses are signed with, and what comes with the app
+KEPT = ("secret", "example", "seen", "consent")  # the key that addresses are signed with, and what comes with the app
 WORKER_SECONDS = 5.0  # how long the worker has to notice that nothing is left to do
 
 
@@ -43,23 +43,6 @@ def stored(lab: Lab) -> list[Row]:
     others = [path for path in lab.root.iterdir() if path.name not in folders and path.name not in KEPT]
     rows.append(Row("Logs and locks", len(others), sum(map(size, others))))
     return [row for place, row in enumerate(rows) if row.number or place < 2]
-
-
-def size(path: Path) -> int:
-    """Return the bytes of a file, or of all in a folder."""
-    return sum(_bytes(one) for one in ([path] if path.is_file() else _files(path)))
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    for here, _, names in os.walk(folder):
-        yield from (Path(here) / name for name in names)
-
-
-def _bytes(path: Path) -> int:
-    try:
-        return path.lstat().st_size
-    except OSError:  # gone meanwhile
-        return 0
 
 
 def erase(lab: Lab) -> None:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = (
     "errors config memory",
     "catalog lessons archive images model similarity statistics figures vocabulary runs findings stratify",
-    "review table snapshot views captures verdict layers places",
+    "quota review table snapshot views captures verdict layers places",
     "dataset labeled differences",
     "patients",
     "upload backbones tasks methods regularizers natural samples trained",
@@ -28,7 +28,7 @@ FLOORS = (
     "api ask naming measuring exercises watching twin outlook",
     "sweeping example calibration remote lending linked strengths history export plain sealed",
     "sharing bundle",
-    "storage",
+    "storage visitors",
     "cli ui",
     "__main__",
 )

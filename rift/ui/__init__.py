@@ -9,24 +9,45 @@ from pathlib import Path
 from types import ModuleType
 
 import gradio as gr
+from gradio.context import LocalContext
 
-from rift import __version__, bundle, cage, example
+from rift import __version__, bundle, cage, example, visitors
 from rift.errors import SettingError
 from rift.runs import Lab
 from rift.ui import endpoints, hosted, state, tabs
 from rift.ui.files import Files
 from rift.ui.state import REMEMBERED, App
+from rift.visitors import Everyone
 
+HEADER = "X-Rift-Visitor"
+# A visitor's key is made in the browser, kept there, and sent with every request to this server and to no other. Where a browser
+# keeps nothing (a private window within a frame) it lasts as long as the page.
+KEY = (
+    """<script>(() => {
+  const made = [...crypto.getRandomValues(new Uint8Array(16))].map(one => one.toString(16).padStart(2, '0')).join('')
+  let key = made
+  try { key = localStorage.getItem('rift-visitor') || made; localStorage.setItem('rift-visitor', key) } catch {}
+  const plain = window.fetch
+  window.fetch = (what, how = {}) => {
+    const request = new Request(what, how)
+    if (new URL(request.url).origin === location.origin) request.headers.set('"""
+    + HEADER
+    + """', key)
+    return plain(request)
+  }
+})()</script>"""
+)
 ASSETS = Path(__file__).parents[2] / "assets"
-HEADER = """
+TITLE = """
 <header class="rift head"><h1>RIFT Lab</h1><p>Finetune a Vision Transformer on your images with and without RIFT,
 and see what it learns and what it forgets.</p><p class="warn">Research demo, not for diagnosis</p></header>
 """
 
 
-def build(lab: Lab, device: str = "auto") -> tuple[gr.Blocks, Files]:
-    """Return the page over a lab and the files it serves."""
-    labs = bundle.Labs(lab, example.place(lab.root / "example"))
+def build(lab: Lab, device: str = "auto", public: bool = False) -> tuple[gr.Blocks, Files]:
+    """Return the page over a lab and the files it serves; on a public server every visitor has a lab of their own in it."""
+    shown = example.place(lab.root / "example")
+    labs = Everyone(lab.root, shown, who) if public else bundle.Labs(lab, shown)
     files = Files(labs, lab)
     with gr.Blocks(title="RIFT Lab", analytics_enabled=False, delete_cache=(3600, 86400)) as blocks:
         memory = gr.BrowserState(dict(REMEMBERED), storage_key="rift-lab", secret="rift-lab-1")
@@ -35,7 +56,7 @@ def build(lab: Lab, device: str = "auto") -> tuple[gr.Blocks, Files]:
         mark = gr.Textbox(visible="hidden", elem_id="memory")
         memory.change(None, memory, mark, js="memory => JSON.stringify(memory)")
         ready = gr.State("")  # not among the tabs, whose places are counted
-        gr.HTML(HEADER)
+        gr.HTML(TITLE)
         bar = gr.Row(elem_id="status-row")
         with gr.Tabs(selected="data", elem_id="tabs", overflow_behavior="wrap") as bar_of_tabs:
             app = App(labs, files, device, blocks, memory, mark, bar_of_tabs, ready)
@@ -50,17 +71,24 @@ def build(lab: Lab, device: str = "auto") -> tuple[gr.Blocks, Files]:
     return blocks, files
 
 
+def who() -> str:
+    """Return the key that the page of the event at work sent along; "" where there is none."""
+    request = LocalContext.request.get(None)
+    return str(request.headers.get(HEADER, "")) if request is not None else ""
+
+
 def pages() -> list[tuple[str, ModuleType]]:
     """Return the tabs in their order."""
     found = [(one.name, importlib.import_module(f"rift.ui.tabs.{one.name}")) for one in pkgutil.iter_modules(tabs.__path__)]
     return sorted(found, key=lambda pair: pair[1].ORDER)
 
 
-def serve(root: Path, host: str, port: int, device: str = "auto", block: bool = True) -> gr.Blocks:
+def serve(root: Path, host: str, port: int, device: str = "auto", public: bool = False, block: bool = True) -> gr.Blocks:
     """Serve the page and print its address when it answers; port 0 takes a free one, `setting.range` for one that is taken."""
     lab = Lab(root)
     cage.warm()
-    blocks, files = build(lab, device)
+    blocks, files = build(lab, device, public)
+    visitors.keep_house(lab.root, device)
     blocks.queue(default_concurrency_limit=4, api_open=False)
     try:
         _, address, _ = blocks.launch(
@@ -79,7 +107,7 @@ def serve(root: Path, host: str, port: int, device: str = "auto", block: bool = 
             max_file_size="500mb",
             blocked_paths=[str(lab.root.resolve())],
             theme=_theme(),
-            head=f"<style>{(ASSETS / 'app.css').read_text()}</style>{_early()}",
+            head=f"<style>{(ASSETS / 'app.css').read_text()}</style>{KEY if public else ''}{_early()}",
             app_kwargs={"routes": files.routes(), "docs_url": None, "redoc_url": None, "openapi_url": None},
         )
     except OSError as error:

@@ -111,17 +111,17 @@ class Cards:
 
     def connect(self) -> None:
         """Let every control act on the draft; each answers with all cards as they then are."""
-        lab, more = self.app.lab, {**PRIVATE, "concurrency_limit": None}
+        app, more = self.app, {**PRIVATE, "concurrency_limit": None}
         self.app.blocks.load(lambda key: [key, *self.render(key)], self.key, [self.key, *self.shown], js=KEY, **PRIVATE)
         for place in range(drafts.MOST):
             name, file, (clear, remove) = self.names[place], self.files[place], self.buttons[place]
             taken = [file, *self.shown]
             file.upload(self._taker(place), [self.key, file], taken, api_visibility="private", show_progress_on=file)
-            rename = self._acting(lambda key, text, place=place: drafts.rename(lab, key, place, text or ""))
+            rename = self._acting(lambda key, text, place=place: drafts.rename(app.lab, key, place, text or ""))
             gr.on([name.blur, name.submit], rename, [self.key, name], self.shown, **more)
-            clear.click(self._acting(lambda key, place=place: drafts.clear(lab, key, place)), self.key, self.shown, **more)
-            remove.click(self._acting(lambda key, place=place: drafts.remove(lab, key, place)), self.key, self.shown, **more)
-        self.more.click(self._acting(lambda key: drafts.append(lab, key)), self.key, self.shown, **more)
+            clear.click(self._acting(lambda key, place=place: drafts.clear(app.lab, key, place)), self.key, self.shown, **more)
+            remove.click(self._acting(lambda key, place=place: drafts.remove(app.lab, key, place)), self.key, self.shown, **more)
+        self.more.click(self._acting(lambda key: drafts.append(app.lab, key)), self.key, self.shown, **more)
         self.open.click(lambda: gr.Column(visible=True), None, self.camera, **PRIVATE).then(None, None, None, js=OPEN)
         self.close.click(lambda: gr.Column(visible=False), None, self.camera, js=CLOSE, **PRIVATE)
         for button, many in ((self.one, 1), (self.ten, 10)):
@@ -170,7 +170,7 @@ class Cards:
             finally:
                 for _, path in files:
                     path.unlink(missing_ok=True)
-            return [None, *self._acting(lambda key: drafts.add(self.app.lab, key, place, pictures))(key)]
+            return [None, *self._acting(lambda key: drafts.add(self.app.door(), key, place, pictures))(key)]
 
         return take
 
@@ -180,7 +180,8 @@ class Cards:
         def act(key: str) -> list[Item]:
             stamp = f"camera {time.strftime('%H-%M-%S')} {time.time_ns() // 10**6 % 1000:03d}"
             shots = _decoded(text)
-            return drafts.add(self.app.lab, key, int(into or 0), [(f"{stamp}_{i:02d}.jpg", one) for i, one in enumerate(shots)])
+            pictures = [(f"{stamp}_{i:02d}.jpg", one) for i, one in enumerate(shots)]
+            return drafts.add(self.app.door(), key, int(into or 0), pictures)
 
         return self._acting(act)(key)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import secrets
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,9 @@ from starlette.routing import Route
 from rift import ask, bundle, dataset, drafts, export, images, measuring, plain, service, sharing
 from rift.errors import UserError
 from rift.runs import Lab, write_bytes
+from rift.visitors import Everyone
 
+Labs = bundle.Labs | Everyone
 MOST_PIXELS = 512
 HEADERS = {
     "Cache-Control": "private, max-age=3600",
@@ -49,39 +51,47 @@ DOCUMENTS: dict[str, Callable[[Lab, str], str]] = {
 
 
 class Files:
-    """Makes the addresses and answers them; `labs` maps a short name to each lab that the page shows."""
+    """Makes the addresses and answers them; `labs` are those that the page shows."""
 
-    def __init__(self, labs: Mapping[str, Lab], home: Lab):
+    def __init__(self, labs: Labs, home: Lab):
         self.labs, self.home = labs, home
         self._sign = URLSafeSerializer(_secret(home.root / "secret"))
 
     def picture(self, lab: str, data: str, index: int, size: int = 96) -> str:
         """Return the address of one image of a set, cut to a square of `size` px."""
-        return "rift/picture/" + self._sign.dumps([lab, data, int(index), size], "picture")
+        return "rift/picture/" + self._token("picture", lab, data, int(index), size)
 
     def captured(self, lab: str, run: str, stem: str, array: str, index: int) -> str:
         """Return the address of one picture that a diagnostic computed with the models of a run."""
-        return "rift/captured/" + self._sign.dumps([lab, run, stem, array, int(index)], "captured")
+        return "rift/captured/" + self._token("captured", lab, run, stem, array, int(index))
 
     def photo(self, lab: str, key: str) -> str:
         """Return the address of a photo that was kept by `ask.keep_photo`."""
-        return "rift/photo/" + self._sign.dumps([lab, key], "photo")
+        return "rift/photo/" + self._token("photo", lab, key)
 
     def draft(self, lab: str, key: str, digest: str, size: int = 96) -> str:
         """Return the address of one picture of a draft, which is no image set yet."""
-        return "rift/draft/" + self._sign.dumps([lab, key, digest, size], "draft")
+        return "rift/draft/" + self._token("draft", lab, key, digest, size)
 
     def document(self, lab: str, comparison: str, name: str) -> str:
         """Return the address of one of the `DOCUMENTS` of a comparison."""
-        return f"rift/document/{self._sign.dumps([lab, comparison, name], 'document')}/{name}"
+        return f"rift/document/{self._token('document', lab, comparison, name)}/{name}"
 
     def weights(self, lab: str, run: str, name: str) -> str:
         """Return the address of a run's whole model, `finetuned.safetensors`, or of the lines that load it, `load.py`."""
-        return f"rift/weights/{self._sign.dumps([lab, run, name], 'weights')}/{name}"
+        return f"rift/weights/{self._token('weights', lab, run, name)}/{name}"
 
     def bundled(self, lab: str, comparison: str, pictures: bool, weights: bool) -> str:
         """Return the address of a comparison as one zip."""
-        return f"rift/bundle/{self._sign.dumps([lab, comparison, pictures, weights], 'bundle')}/{comparison}.rift.zip"
+        return f"rift/bundle/{self._token('bundle', lab, comparison, pictures, weights)}/{comparison}.rift.zip"
+
+    def _token(self, kind: str, lab: str, *rest: Any) -> str:
+        return str(self._sign.dumps([self.labs.address(lab), *rest], kind))
+
+    def shared(self, token: str) -> str:
+        """Return the address of a shared link; on a public server it names whose it is, by a name that opens nothing."""
+        whose = self.labs.address("lab").rpartition("/")[0]
+        return f"rift/shared/{whose}.{token}" if whose else f"rift/shared/{token}"
 
     def routes(self) -> list[Route]:
         """Return the routes that answer these addresses."""
@@ -111,35 +121,35 @@ class Files:
 
     def _picture(self, token: tuple[str, str, int, int]) -> Response:
         lab, data, index, size = token
-        found = dataset.load(self.labs[lab].data / data).picture(index, min(size, MOST_PIXELS))
+        found = dataset.load(self.labs.at(lab).data / data).picture(index, min(size, MOST_PIXELS))
         return Response(images.jpeg(found), 200, HEADERS, "image/jpeg")
 
     def _captured(self, token: tuple[str, str, str, str, int]) -> Response:
         lab, run, stem, array, index = token
-        return Response(images.encode(measuring.captured(self.labs[lab], run, stem, array, index)), 200, HEADERS, "image/png")
+        return Response(images.encode(measuring.captured(self.labs.at(lab), run, stem, array, index)), 200, HEADERS, "image/png")
 
     def _photo(self, token: tuple[str, str]) -> Response:
         lab, key = token
-        return Response(images.jpeg(ask.photo(self.labs[lab], key)), 200, HEADERS, "image/jpeg")
+        return Response(images.jpeg(ask.photo(self.labs.at(lab), key)), 200, HEADERS, "image/jpeg")
 
     def _draft(self, token: tuple[str, str, str, int]) -> Response:
         lab, key, digest, size = token
         return Response(
-            images.jpeg(drafts.picture(self.labs[lab], key, digest, min(size, MOST_PIXELS))), 200, HEADERS, "image/jpeg"
+            images.jpeg(drafts.picture(self.labs.at(lab), key, digest, min(size, MOST_PIXELS))), 200, HEADERS, "image/jpeg"
         )
 
     def _document(self, token: tuple[str, str, str]) -> Response:
         lab, comparison, name = token
         if name == "report.html":
-            return FileResponse(service.write_report(self.labs[lab], comparison), headers=HEADERS, filename=name)
-        text = DOCUMENTS[name](self.labs[lab], comparison)
+            return FileResponse(service.write_report(self.labs.at(lab), comparison), headers=HEADERS, filename=name)
+        text = DOCUMENTS[name](self.labs.at(lab), comparison)
         kind = "text/csv" if name.endswith(".csv") else "application/json"
         return Response(text, 200, HEADERS | _saved(name), kind)
 
     def _weights(self, token: tuple[str, str, str]) -> Response:
         lab, name, file = token
-        run = self.labs[lab].run(name)
-        lines = plain.write(self.labs[lab], run)
+        run = self.labs.at(lab).run(name)
+        lines = plain.write(self.labs.at(lab), run)
         if file == "load.py":
             return Response(lines, 200, HEADERS | _saved(file), "text/x-python")
         return FileResponse(run.path / "plain.safetensors", headers=HEADERS, filename=plain.FILE)
@@ -149,7 +159,7 @@ class Files:
         lab, comparison, pictures, weights = token
         folder = tempfile.TemporaryDirectory(dir=self.home.root, prefix=".bundle-")
         try:
-            path = bundle.write(self.labs[lab], comparison, Path(folder.name) / "it.zip", pictures=pictures, weights=weights)
+            path = bundle.write(self.labs.at(lab), comparison, Path(folder.name) / "it.zip", pictures=pictures, weights=weights)
         except BaseException:
             folder.cleanup()
             raise
@@ -158,9 +168,10 @@ class Files:
 
     def _shared(self, request: Request) -> Response:
         """Answer a shared link; whoever has no valid one learns nothing, not even whether there ever was one."""
+        name, _, token = request.path_params["token"].rpartition(".")
         try:
-            share = sharing.find(self.home, request.path_params["token"])
-            page = sharing.page(self.home, self.labs, share)
+            labs = self.labs.of(name)
+            page = sharing.page(labs["lab"], labs, sharing.find(labs["lab"], token))
         except (UserError, LookupError, OSError):
             return Response(GONE, 404, SHARED, "text/html")
         return Response(page.read_bytes(), 200, SHARED, "text/html")

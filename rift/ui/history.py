@@ -172,7 +172,7 @@ class History:
         if not path:
             return [gr.skip()] * (2 + len(self.outputs))
         try:
-            home, name = bundle.open_(self.app.lab, Path(path))
+            home, name = bundle.open_(self.app.door(), Path(path))
         except UserError as error:
             return [None, problem(error), *[gr.skip()] * len(self.outputs)]
         finally:

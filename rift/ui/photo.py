@@ -85,7 +85,7 @@ class Asker:
         if not path:
             return gr.skip(), gr.skip(), gr.skip()
         try:
-            key = ask.keep_photo(self.app.lab, Path(path).read_bytes())
+            key = ask.keep_photo(self.app.door(), Path(path).read_bytes())
         except UserError as error:
             return None, "", problem(error)
         finally:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import gradio as gr
 
-from rift import catalog, estimate, service
+from rift import catalog, estimate, service, visitors
 from rift.errors import UserError
 from rift.runs import Lab
 from rift.service import Status
-from rift.ui.files import Files
+from rift.ui.files import Files, Labs
 from rift.ui.widgets import PRIVATE, html, problem, told
+from rift.visitors import Everyone
 
 REMEMBERED = {"comparison": "", "data": "", "source": "", "natural": "", "natural_source": ""}
 POLL_SECONDS = 1.0
@@ -46,7 +47,7 @@ class Shown(NamedTuple):
 class App:
     """One page over a lab; tabs add themselves to `follow` (told at every step) and `show` (told when results are there)."""
 
-    labs: Mapping[str, Lab]  # "lab", "example" where there is one, and what was opened from bundles, as they are now
+    labs: Labs  # "lab", "example" where there is one, and what was opened from bundles, as they are now and of whoever asks
     files: Files
     device: str
     blocks: gr.Blocks
@@ -63,6 +64,16 @@ class App:
     def lab(self) -> Lab:
         """The lab that new data and runs go to."""
         return self.labs["lab"]
+
+    @property
+    def public(self) -> bool:
+        """Whether this is a public server, where every visitor has a lab."""
+        return isinstance(self.labs, Everyone)
+
+    def door(self) -> Lab:
+        """Return the lab for something of a person's own; raises `data.consent` or `run.quota` where it may not come in."""
+        visitors.admit(self.lab)
+        return self.lab
 
     def shown(self, memory: dict[str, str]) -> Shown | None:
         """Return the comparison that this browser looks at: its own, else the example, else none."""

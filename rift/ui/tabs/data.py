@@ -10,7 +10,7 @@ import gradio as gr
 import numpy as np
 from markupsafe import Markup
 
-from rift import cage, catalog, dataset, drafts, patients
+from rift import cage, catalog, dataset, drafts, patients, quota, visitors
 from rift.archive import plain
 from rift.config import Training
 from rift.errors import DataError, UserError
@@ -34,12 +34,20 @@ val and test may stand around them. Or a table and its pictures, dropped togethe
 three images each; thirty each make a fair test. They stay on the machine that runs this page.</p></div>
 """
 SHOTS = "Few-shot: train on so many images of each class only, drawn by the seed; 0 takes all. Validation and test stay."
+PRIVACY = (
+    "This is a public server, no place for pictures by which a patient could be recognized. What you bring is kept apart from "
+    "everybody else's, is never shown to others unless you share it, and is deleted 24 hours after you were last here, or at "
+    "once under Keep. The samples need no permission."
+)
+MAY = "I may use the pictures that I bring here, and nobody can be recognized in them."
 PATIENTS = "Images of one patient stay on one side of the test, so that it cannot flatter. Another choice is another split."
 
 
 def build(app: App) -> None:
     """Fill the tab: three ways in, then what the chosen set is and how it is split; below, the natural images."""
     gr.HTML('<div class="rift"><h2>Your images</h2></div>')
+    if app.public:
+        _ask(app)
     with gr.Tabs(elem_id="ways", selected="classes", overflow_behavior="wrap"):
         with gr.Tab("Class by class", id="classes", render_children=True):
             cards = Cards(app)
@@ -90,6 +98,14 @@ def build(app: App) -> None:
     app.blocks.load(lambda memory: _summaries(app, memory), app.memory, shown, **PRIVATE)
 
 
+def _ask(app: App) -> None:
+    """Ask a visitor of a public server, before anything of theirs comes, whether it may."""
+    gr.HTML(html('<p class="rift about" id="privacy">{text}</p>', text=PRIVACY))
+    box = gr.Checkbox(label=MAY, elem_id="consent")
+    box.input(lambda given: visitors.consent(app.lab, bool(given)), box, None, **PRIVATE)
+    app.blocks.load(lambda: visitors.consented(app.lab), None, box, **PRIVATE)
+
+
 def _reader(app: App, kind: str) -> Callable[..., Any]:
     """Return the handler of an upload; the files leave Gradio's cache as soon as they were read."""
 
@@ -99,13 +115,16 @@ def _reader(app: App, kind: str) -> Callable[..., Any]:
         more: dict[str, Any] = {"leave_out_small": leave_out_small}
         if kind == "natural":
             more = {"least": 1, "least_classes": 1, "findings": False}
+        more["limits"] = quota.limits(app.lab)
 
         def tell(done: int, total: int, file: str) -> None:
             progress((done, total), desc="Reading images")
 
         try:
+            app.door()
             if len(files) == 1 and not files[0][0].lower().endswith(TABLES):
-                found = cage.read(files[0][1], app.lab.data, name=plain(Path(files[0][0]).stem), progress=tell, **more)
+                name = plain(Path(files[0][0]).stem)
+                found = cage.read(files[0][1], app.lab.data, name=name, progress=tell, **more)
                 return _remember(memory, kind, found, plain(files[0][0]))
             table = _table(files)
             with drafts.gathered(app.lab, files) as folder:
@@ -134,7 +153,7 @@ def _user(app: App) -> Callable[..., Any]:
 
     def use(memory: dict[str, Any], key: str, progress: Any = PROGRESS) -> Any:
         try:
-            return _remember(memory, "data", drafts.use(app.lab, key), "")
+            return _remember(memory, "data", drafts.use(app.door(), key), "")
         except UserError as error:
             return gr.skip(), gr.skip(), problem(error)
 

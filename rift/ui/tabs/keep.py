@@ -45,6 +45,12 @@ STORED = (
     "anywhere and nothing is deleted by itself. An upload that was given to the page is deleted as soon as it is read. In this "
     "browser: which images and which comparison you looked at last."
 )
+STORED_PUBLIC = (
+    "Images, models and results lie on this server, apart from those of other visitors, until 24 hours after you were last here "
+    "or until you delete them. An upload that was given to the page is deleted as soon as it is read. In this browser: the key "
+    "that opens what is yours, and which images and which comparison you looked at last. Whoever has the key sees it all; it is "
+    "in no address and cannot be told to you again, so another browser starts anew: take a bundle along."
+)
 SURE = (
     "Sure? Images, photos, runs, comparisons, links and opened bundles will be deleted, for everybody who uses this page. What "
     "is still at work is stopped first. There is no way back; take away what you want to keep."
@@ -151,7 +157,7 @@ def _share(app: App) -> None:
         if here is None:
             raise RunError("run.missing", "There is no finished comparison to share yet.")
         token = sharing.create(app.lab, here.home, here.id, pictures=bool(pictures))
-        return gr.Textbox(f"rift/shared/{token}", visible=True), _links(app)
+        return gr.Textbox(app.files.shared(token), visible=True), _links(app)
 
     def revoke(name: str) -> tuple[Any, Any]:
         sharing.revoke(app.lab, str(name))
@@ -204,7 +210,12 @@ def _links(app: App) -> Markup:
 
 def _stored(app: App, tab: gr.Tab) -> None:
     """Say what is stored, where and until when, and delete all of it after one confirmation."""
-    gr.HTML(html('<div class="rift"><h2>What is stored, where and until when</h2><p class="about">{text}</p></div>', text=STORED))
+    gr.HTML(
+        html(
+            '<div class="rift"><h2>What is stored, where and until when</h2><p class="about">{text}</p></div>',
+            text=STORED_PUBLIC if app.public else STORED,
+        )
+    )
     sizes = gr.HTML(elem_id="stored")
     erase = gr.Button("Delete my data now", variant="stop", elem_id="erase")
     with gr.Column(visible=False, elem_id="erase-sure") as question:
