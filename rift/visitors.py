@@ -2,7 +2,7 @@
 
 The key is 128 bits at random, made by the browser and sent with each request, never in an address. The server keeps its hash, as
 the name of a folder in `visitors/`, so that not even a listing of the folder opens a lab. Nothing in one lab can be reached from
-another: whatever a page shows is looked up among the labs of whoever asks. The example is the same for all and read-only.
+another: whatever a page shows is looked up among the labs of whoever asks (in one's own lab there is only oneself). The example is the same for all and read-only.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from contextvars import ContextVar
 from pathlib import Path
 
 from rift import jobs, quota
-from rift.bundle import Labs
+from rift.bundle import ID
 from rift.errors import DataError, RunError
 from rift.runs import VISITORS, Lab
 
@@ -32,8 +32,45 @@ LEFTOVERS = (".reading-*", ".grouping-*", ".draft-*", ".bundle-*", ".deleted-*",
 _named: ContextVar[str] = ContextVar("named", default="")
 
 
+class Labs(Mapping[str, Lab]):
+    """The labs that a page over one lab shows: itself ("lab"), the example, and every opened bundle, as they are now."""
+
+    def __init__(self, lab: Lab, example: Lab | None = None):
+        self._fixed = {"lab": lab} | ({"example": example} if example else {})
+
+    def __getitem__(self, home: str) -> Lab:
+        if home in self._fixed:
+            return self._fixed[home]
+        root = self._fixed["lab"].root / "opened" / home.removeprefix("opened-")
+        if re.fullmatch(f"opened-{ID}", home) and (root / "opened.json").exists():
+            return Lab(root)
+        raise KeyError(home)
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._fixed
+        found = (self._fixed["lab"].root / "opened").glob("*/opened.json")
+        yield from (f"opened-{path.parent.name}" for path in sorted(found) if re.fullmatch(ID, path.parent.name))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def address(self, home: str) -> str:
+        """Return a name of a lab for a signed address; with one's own labs it is the same name."""
+        return home
+
+    def at(self, address: str) -> Lab:
+        """Return the lab of such a name; KeyError where there is none."""
+        return self[address]
+
+    def of(self, name: str) -> Labs:
+        """Return the labs of a visitor; in one's own lab there is only oneself, without a name."""
+        if name:
+            raise KeyError(name)
+        return self
+
+
 class Everyone(Mapping[str, Lab]):
-    """The labs of whoever asks, by the names that `bundle.Labs` gives them; `who` returns the key of the visitor at work."""
+    """The labs of whoever asks, by the names that `Labs` gives them; `who` returns the key of the visitor at work."""
 
     def __init__(self, root: Path, example: Lab | None, who: Callable[[], str]):
         self.root, self.example, self._who = root, example, who

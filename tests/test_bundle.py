@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rift import bundle, dataset, example, export, history, measuring, report, sealed, service, trained
+from rift import bundle, dataset, example, export, history, measuring, report, sealed, service, trained, visitors
 from rift.config import Choice
 from rift.errors import DataError, RunError
 from rift.runs import Lab
@@ -46,7 +46,7 @@ def drawn(lab: Lab, name: str) -> list[str]:
 
 def opened(lab: Lab, path: Path) -> tuple[Lab, str]:
     home, name = bundle.open_(lab, path)
-    return bundle.Labs(lab)[home], name
+    return visitors.Labs(lab)[home], name
 
 
 @pytest.mark.parametrize("kind", ["whole", "bare"])
@@ -93,7 +93,7 @@ def test_the_whole_one_can_be_asked_about_a_photo(source, whole, lab):
 
 def test_an_opened_one_is_a_lab_that_is_looked_at_only(bare, lab):
     home, name = bundle.open_(lab, bare)
-    labs = bundle.Labs(lab, lab)
+    labs = visitors.Labs(lab, lab)
     assert list(labs) == ["lab", "example", home] and len(labs) == 3 and home in labs
     assert bundle.open_(lab, bare) == (home, name) and len(labs) == 3, "the same one again"
     with pytest.raises(RunError, match="read-only") as caught:

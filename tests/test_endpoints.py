@@ -130,7 +130,7 @@ def test_exactly_four_endpoints_are_listed_and_described(client, server):
     assert set(listed["named_endpoints"]) == {"/start", "/status", "/stop", "/result"} and not listed["unnamed_endpoints"]
     for one in listed["named_endpoints"].values():
         assert one.get("description"), "said what it does"
-    assert [one["parameter_name"] for one in listed["named_endpoints"]["/start"]["parameters"]] == ["data", "settings"]
+    assert [one["parameter_name"] for one in listed["named_endpoints"]["/start"]["parameters"]] == ["data", "settings", "lab"]
     for hidden in ("/look", "/fresh", "/begin"):
         with pytest.raises(ValueError, match="Cannot find a function"):
             client.predict(api_name=hidden)

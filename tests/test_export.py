@@ -10,7 +10,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from rift import bundle, example, export, service
+from rift import example, export, service, visitors
 from rift.runs import Lab
 from rift.ui.files import Files
 
@@ -66,7 +66,7 @@ def test_a_run_without_a_number_says_why():
 
 def test_each_address_gives_its_own_file_and_nothing_else(shipped):
     lab, name = shipped
-    files = Files(bundle.Labs(lab), lab)
+    files = Files(visitors.Labs(lab), lab)
     run = service.runs(service.arms(lab, name))[0].id
     with TestClient(Starlette(routes=files.routes())) as client:
         got = {one: client.get(files.document("lab", name, one)) for one in ("numbers.csv", "predictions.csv", "comparison.json")}

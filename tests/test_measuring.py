@@ -15,7 +15,7 @@ import torch
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from rift import ask, catalog, dataset, images, jobs, measurement, measures, measuring, recipe, service
+from rift import ask, catalog, dataset, images, jobs, measurement, measures, measuring, recipe, service, visitors
 from rift.config import Choice, Training
 from rift.diagnostics import interpolation
 from rift.errors import RunError, SettingError
@@ -264,7 +264,7 @@ def test_a_gallery_becomes_pictures_that_come_by_token_only(here, monkeypatch):
         ("captured", run.id, path.stem, "shown", 1),
     ]
 
-    files = Files({"lab": lab}, lab)
+    files = Files(visitors.Labs(lab), lab)
     with TestClient(Starlette(routes=files.routes())) as client:
         answer = client.get(files.captured("lab", *places[2][1:]))
         assert answer.headers["content-type"] == "image/png" and np.array_equal(images.read(answer.content).pixels, shown[1])

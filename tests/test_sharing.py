@@ -9,7 +9,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from rift import bundle, dataset, example, service, sharing
+from rift import dataset, example, service, sharing, visitors
 from rift.errors import RunError
 from rift.runs import Lab
 from rift.ui.files import Files
@@ -26,7 +26,7 @@ def lab(tmp_path_factory) -> tuple[Lab, str]:
 
 @pytest.fixture(scope="module")
 def client(lab):
-    with TestClient(Starlette(routes=Files(bundle.Labs(lab[0]), lab[0]).routes())) as client:
+    with TestClient(Starlette(routes=Files(visitors.Labs(lab[0]), lab[0]).routes())) as client:
         yield client
 
 
@@ -94,13 +94,13 @@ def test_what_is_shared_is_listed_newest_first_and_ends_with_its_comparison(lab)
     sharing.revoke_all(lab, "lab", name)
     assert {share.home for share in sharing.shares(lab)} == {"example"}
     with pytest.raises(RunError, match="deleted"):
-        sharing.page(lab, bundle.Labs(lab), sharing.shares(lab)[0])
+        sharing.page(lab, visitors.Labs(lab), sharing.shares(lab)[0])
 
 
 def test_a_page_is_drawn_once_and_again_when_more_was_measured(lab):
     lab, name = lab
     share = sharing.find(lab, sharing.create(lab, "lab", name, pictures=False))
-    labs = bundle.Labs(lab)
+    labs = visitors.Labs(lab)
     first = sharing.page(lab, labs, share).stat().st_mtime_ns
     assert sharing.page(lab, labs, share).stat().st_mtime_ns == first
     (next(service.runs(service.arms(lab, name))[0].path.glob("measures/*.json"))).touch()
@@ -112,7 +112,7 @@ def test_a_page_of_deleted_images_is_not_shown_with_their_names(lab, tmp_path):
     other, name = Lab(tmp_path / "lab"), lab[1]
     token = sharing.create(other, "lab", name, pictures=False)
     shutil.rmtree(other.data / service.order_of(other, name)[0].data)
-    with TestClient(Starlette(routes=Files(bundle.Labs(other), other).routes())) as client:
+    with TestClient(Starlette(routes=Files(visitors.Labs(other), other).routes())) as client:
         assert client.get(f"/rift/shared/{token}").status_code == 404
 
 

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from rift import api, catalog, images, jobs, ui
+from rift import api, catalog, images, jobs, ui, visitors
 from rift.config import Choice, Training
 from rift.dataset import store
 from rift.errors import DataError, SettingError
@@ -137,7 +137,7 @@ def served(lab):
     draw = np.random.default_rng(0)
     entries = [Entry(f"{name}/{i}.png", name, draw.integers(0, 255, (9, 16, 3), np.uint8)) for name in "ab" for i in range(4)]
     data = store(entries, lab.data, name="two").digest
-    files = Files({"lab": lab}, lab)
+    files = Files(visitors.Labs(lab), lab)
     with TestClient(Starlette(routes=files.routes())) as client:
         yield files, data, client
 
@@ -158,10 +158,10 @@ def test_a_token_that_was_not_given_out_opens_nothing(served, lab, tmp_path):
     head, _, signature = address.rpartition(".")
     for forged in (f"{head}.{signature[::-1]}", f"{head}x.{signature}", head, "rift/picture/", "rift/picture/..%2fsecret"):
         assert client.get(forged).status_code == 404, forged
-    foreign = Files({"lab": lab}, Lab(tmp_path / "other")).picture("lab", data, 0)
+    foreign = Files(visitors.Labs(lab), Lab(tmp_path / "other")).picture("lab", data, 0)
     assert client.get(foreign).status_code == 404, "another lab has another secret"
     assert client.get(address.replace("picture", "photo")).status_code == 404, "of another kind"
-    assert Files({"lab": lab}, lab).picture("lab", data, 0) == address, "a restart keeps the addresses"
+    assert Files(visitors.Labs(lab), lab).picture("lab", data, 0) == address, "a restart keeps the addresses"
     with pytest.raises(BadSignature):
         files._sign.loads(address.rpartition("/")[2])
 

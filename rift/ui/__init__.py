@@ -11,13 +11,13 @@ from types import ModuleType
 import gradio as gr
 from gradio.context import LocalContext
 
-from rift import __version__, bundle, cage, example, visitors
+from rift import __version__, cage, example, visitors
 from rift.errors import SettingError
 from rift.runs import Lab
 from rift.ui import endpoints, hosted, state, tabs
 from rift.ui.files import Files
 from rift.ui.state import REMEMBERED, App
-from rift.visitors import Everyone
+from rift.visitors import Everyone, Labs
 
 HEADER = "X-Rift-Visitor"
 # A visitor's key is made in the browser, kept there, and sent with every request to this server and to no other. Where a browser
@@ -47,7 +47,7 @@ and see what it learns and what it forgets.</p><p class="warn">Research demo, no
 def build(lab: Lab, device: str = "auto", public: bool = False) -> tuple[gr.Blocks, Files]:
     """Return the page over a lab and the files it serves; on a public server every visitor has a lab of their own in it."""
     shown = example.place(lab.root / "example")
-    labs = Everyone(lab.root, shown, who) if public else bundle.Labs(lab, shown)
+    labs = Everyone(lab.root, shown, who) if public else Labs(lab, shown)
     files = Files(labs, lab)
     with gr.Blocks(title="RIFT Lab", analytics_enabled=False, delete_cache=(3600, 86400)) as blocks:
         memory = gr.BrowserState(dict(REMEMBERED), storage_key="rift-lab", secret="rift-lab-1")

@@ -23,9 +23,9 @@ from starlette.routing import Route
 from rift import ask, bundle, dataset, drafts, export, images, measuring, plain, service, sharing
 from rift.errors import UserError
 from rift.runs import Lab, write_bytes
-from rift.visitors import Everyone
+from rift.visitors import Everyone, Labs
 
-Labs = bundle.Labs | Everyone
+Known = Labs | Everyone
 MOST_PIXELS = 512
 HEADERS = {
     "Cache-Control": "private, max-age=3600",
@@ -53,7 +53,7 @@ DOCUMENTS: dict[str, Callable[[Lab, str], str]] = {
 class Files:
     """Makes the addresses and answers them; `labs` are those that the page shows."""
 
-    def __init__(self, labs: Labs, home: Lab):
+    def __init__(self, labs: Known, home: Lab):
         self.labs, self.home = labs, home
         self._sign = URLSafeSerializer(_secret(home.root / "secret"))
 

@@ -13,9 +13,9 @@ from rift import catalog, estimate, service, visitors
 from rift.errors import UserError
 from rift.runs import Lab
 from rift.service import Status
-from rift.ui.files import Files, Labs
+from rift.ui.files import Files
 from rift.ui.widgets import PRIVATE, html, problem, told
-from rift.visitors import Everyone
+from rift.visitors import Everyone, Labs
 
 REMEMBERED = {"comparison": "", "data": "", "source": "", "natural": "", "natural_source": ""}
 POLL_SECONDS = 1.0
@@ -47,7 +47,9 @@ class Shown(NamedTuple):
 class App:
     """One page over a lab; tabs add themselves to `follow` (told at every step) and `show` (told when results are there)."""
 
-    labs: Labs  # "lab", "example" where there is one, and what was opened from bundles, as they are now and of whoever asks
+    labs: (
+        Labs | Everyone
+    )  # "lab", "example" where there is one, and what was opened from bundles, as they are now and of whoever asks
     files: Files
     device: str
     blocks: gr.Blocks
