@@ -2,7 +2,8 @@
 
 The key is 128 bits at random, made by the browser and sent with each request, never in an address. The server keeps its hash, as
 the name of a folder in `visitors/`, so that not even a listing of the folder opens a lab. Nothing in one lab can be reached from
-another: whatever a page shows is looked up among the labs of whoever asks (in one's own lab there is only oneself). The example is the same for all and read-only.
+another: whatever a page shows is looked up among the labs of whoever asks (in one's own lab there is only oneself). The example
+is the same for all and read-only.
 """
 
 from __future__ import annotations
