@@ -4,8 +4,8 @@ Of a header only the allow-listed elements below are ever looked at, all of them
 leaves this file as a keyed hash alone. No value of a header is in any sentence. Order (PS3.4 N.2): stored values, modality
 (rescale or LUT), values of interest (window or LUT), then inversion of MONOCHROME1. Overlays are not drawn.
 
-Decoders: pydicom's own for uncompressed and deflated, Pillow (JPEG), GDCM (JPEG lossless, JPEG-LS), OpenJPEG (JPEG 2000,
-HTJ2K) and pylibjpeg-rle, all under permissive licenses. JPEG of 12 bits and films (MPEG) are not read.
+Decoders: pydicom's own for uncompressed and deflated, Pillow (JPEG, RLE), GDCM (JPEG lossless, JPEG-LS) and OpenJPEG (JPEG
+2000, HTJ2K), all under permissive licenses. JPEG of 12 bits and films (MPEG) are not read.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
+from PIL import Image as pillow
 
 from rift import windows
 from rift.errors import DataError
@@ -34,12 +35,12 @@ ALLOWED = (*_PIXELS, *_SHAPE, *_DEPTH, *_PALETTE, "ExtendedOffsetTable", "Extend
 _IMPLICIT, _DEFLATED, _BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
 _RAW = (_IMPLICIT, "1.2.840.10008.1.2.1", _DEFLATED, _BIG_ENDIAN)
 _EXTENDED, _RLE = "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.5"
-_DECODERS = {"1.2.840.10008.1.2.4.50": "pillow", _EXTENDED: "pillow", _RLE: "pylibjpeg"}
+_DECODERS = {"1.2.840.10008.1.2.4.50": "pillow", _EXTENDED: "pillow"}
 _DECODERS |= {f"1.2.840.10008.1.2.4.{end}": "gdcm" for end in (57, 70, 80, 81)}  # lossless JPEG, JPEG-LS
 _DECODERS |= {f"1.2.840.10008.1.2.4.{end}": "pylibjpeg" for end in (90, 91, 201, 202, 203)}  # JPEG 2000, HTJ2K
 _COLORS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _SHOWN = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", *_COLORS)
-_PICTURELESS = "The file is DICOM without a picture: a report, a PDF or a plan, or it ends before its pixels; leave it out."
+_PICTURELESS = "The file is DICOM without a picture: a report, a PDF or a plan, or it was cut short in its pixels; leave it out."
 _KEPT = "Its pixels were kept, and nothing of its header"
 
 
@@ -98,7 +99,7 @@ def _elements(data: bytes, salt: bytes) -> tuple[Any, str]:
     syntax = str(meta.get("TransferSyntaxUID") or _IMPLICIT)
     if str(meta.get("MediaStorageSOPClassUID")) == "1.2.840.10008.1.3.10":
         raise DataError("data.image", "The file is the directory of a DICOM disc (DICOMDIR), not a picture; it was left out.")
-    if syntax not in _RAW and syntax not in _DECODERS:
+    if syntax not in (*_RAW, *_DECODERS, _RLE):
         raise DataError("data.image", _unread(syntax))
     if syntax == _DEFLATED:
         inflater = zlib.decompressobj(-zlib.MAX_WBITS)
@@ -140,33 +141,52 @@ def _stored(found: Any, syntax: str, kind: str, look: str, index: int, frames: i
     samples, bits = int(found.get("SamplesPerPixel") or 1), int(found.BitsAllocated)
     if samples != (3 if look in _COLORS else 1):
         raise DataError("data.image", "The DICOM header contradicts itself about color; export the picture again.")
-    decoder = None
+    decoder = _DECODERS.get(syntax, "")
+    if syntax == _RLE:
+        found.PixelData, found.PlanarConfiguration = (
+            _unpacked(_packed(found, index, frames), found, samples * bits // 8, samples),
+            0,
+        )
+        syntax, index, frames, found.NumberOfFrames = _RAW[1], 0, 1, 1
     if syntax in _RAW:
         each = int(found.Rows) * int(found.Columns) * samples * bits / 8 * (2 / 3 if look == "YBR_FULL_422" else 1)
         spare = len(found[kind].value or b"") - each * frames
-        if spare < 0 or spare >= max(2, each / int(found.Rows)):  # a few bytes of padding are usual, a row is a lie
+        if spare < 0 or spare >= max(2, each / max(int(found.Rows), int(found.Columns))):  # padding is usual, a row is a lie
             what = "fewer" if spare < 0 else "more"
             raise DataError("data.image", f"The DICOM file holds {what} pixels than its header says; export or copy it again.")
     else:
         if syntax == _EXTENDED and int(found.BitsStored) > 8:
             raise DataError("data.image", _unread(syntax, " of 12 bits"))
-        if syntax != _RLE:
-            _refuse_other_size(found, index, frames, samples)
-        decoder = _DECODERS[syntax]
+        _refuse_other_size(_packed(found, index, frames), found, samples)
     # A value may lie higher than its lowest bits; the decoder cuts off what is above, and the shift what is below.
     shift = max(0, int(found.get("HighBit") or 0) + 1 - int(found.BitsStored)) if kind == "PixelData" and bits in (8, 16) else 0
     if shift:
         found.BitsStored = min(bits, int(found.HighBit) + 1)
-    values, _ = get_decoder(UID(syntax)).as_array(found, index=index, decoding_plugin=decoder or "")
+    values, _ = get_decoder(UID(syntax)).as_array(found, index=index, decoding_plugin=decoder)
     return values >> shift if shift else values
 
 
-def _refuse_other_size(found: Any, index: int, frames: int, samples: int) -> None:
-    """Compare what the compressed frame says of its own size with the header, and look for its end."""
+def _packed(found: Any, index: int, frames: int) -> bytes:
     from pydicom.encaps import get_frame
 
     offsets = (found.ExtendedOffsetTable, found.ExtendedOffsetTableLengths) if "ExtendedOffsetTable" in found else None
-    frame = get_frame(found.PixelData, index, number_of_frames=frames, extended_offsets=offsets)
+    return get_frame(found.PixelData, index, number_of_frames=frames, extended_offsets=offsets)
+
+
+def _unpacked(frame: bytes, found: Any, planes: int, samples: int) -> bytes:
+    """Undo RLE (PS3.5 annex G) by Pillow's PackBits, which never writes more than the pixels there are; as uncompressed bytes."""
+    pixels = int(found.Rows) * int(found.Columns)
+    count, *starts = struct.unpack_from("<16L", frame)
+    if count != planes:
+        raise DataError("data.image", "The DICOM header does not fit the compressed picture in it; export it again.")
+    parts = [frame[start:end] for start, end in zip(starts[:count], [*starts[1:count], len(frame)], strict=True)]
+    rows = [np.asarray(pillow.frombytes("L", (pixels, 1), part, "packbits", "L")) for part in parts]
+    ordered = np.concatenate(rows).reshape(samples, planes // samples, pixels)[:, ::-1]  # the highest byte comes first
+    return ordered.transpose(2, 0, 1).tobytes()
+
+
+def _refuse_other_size(frame: bytes, found: Any, samples: int) -> None:
+    """Compare what the compressed frame says of its own size with the header, and look for its end."""
     if b"\xff\xd9" not in frame[-64:]:
         raise DataError("data.image", "The compressed picture in the DICOM file is cut short; export or copy it again.")
     if _coded_size(frame) != (int(found.Columns), int(found.Rows), samples):
