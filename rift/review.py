@@ -3,7 +3,7 @@
 Codes of items, beside those of errors: data.orientation data.alpha data.color data.depth data.frames (how a picture was altered),
 data.duplicate (a copy was dropped), data.left_out (its class was), data.unlabeled (a file without a class), data.extension
 data.constant data.mixed data.few data.imbalance data.empty data.name data.groups data.leak data.encoding data.header (warnings);
-of DICOM also data.window data.header (how it was read). One file with data.burned_in or data.bomb refuses the whole upload.
+of DICOM also data.window and data.header (how it was read).
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class Report(BaseModel):
 
 MOST_PICTURES = 6  # that a remark about the whole set shows
 PARTS = ("train", "validation", "test")
+REFUSING = ("data.burned_in", "data.bomb")  # one such file refuses the whole upload
 Label = str | tuple[str, ...]  # an image's class; in a set of findings, the names of those that it shows
 
 
@@ -124,7 +125,7 @@ def decode(items: Iterable[tuple], spool: BinaryIO, notes: Notes, progress: Call
             image = images.read(data, salt=salt)
             data = images.kept(image, data)
         except DataError as error:
-            if error.code in ("data.burned_in", "data.bomb"):
+            if error.code in REFUSING:
                 raise DataError(error.code, f"{unique!r}: {error.sentence}") from None
             notes.skipped.append(Item(file=unique, code=error.code, message=error.sentence))
             continue

@@ -6,10 +6,14 @@ import base64
 import io
 import json
 import logging
+import os
 import struct
+import subprocess
+import sys
 import time
 import traceback
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +23,7 @@ from pydicom.dataset import Dataset
 from pydicom.pixels import apply_color_lut, apply_voi_lut, convert_color_space
 from pydicom.sequence import Sequence
 
-from rift import dataset, dicom, drafts, images, memory, patients
+from rift import dataset, drafts, images, memory, patients
 from rift.errors import DataError
 from rift.runs import Lab
 from rift.upload import read
@@ -28,6 +32,7 @@ from tests.reliability.dicoms import COLOR, RAMP, SMOOTH, compressed, enclosed, 
 from tests.reliability.dicoms import dicom as made
 from tests.uploads import good, refusal, unpacked, zipped
 
+ROOT = Path(__file__).parents[2]
 FULL = {"WindowCenter": 2048, "WindowWidth": 4096}  # all 12 bits
 DEEP = np.rint(RAMP / 4095 * 65535)
 ITEM = Dataset()
@@ -495,13 +500,15 @@ BROKEN = ("", "PhotometricInterpretation", "VOILUTFunction", "BurnedInAnnotation
 
 
 @pytest.mark.parametrize("broken", BROKEN)
-def test_nothing_of_a_header_is_in_anything_that_comes_out(broken, tmp_path, caplog, capfd):
+def test_nothing_of_a_header_is_in_anything_that_comes_out(broken, tmp_path, caplog, capfd, monkeypatch):
     from typer.testing import CliRunner
 
     from rift.cli import app
 
-    caplog.set_level(logging.DEBUG)
     data, secrets = planted(broken)
+    caplog.set_level(logging.DEBUG)
+    caplog.clear()
+    monkeypatch.setattr(logging.getLogger("pydicom"), "disabled", False)
     assert sum(secret.encode() in data for secret in secrets) >= 29
     files = {
         **good(),
@@ -545,8 +552,26 @@ def test_only_allow_listed_elements_are_ever_parsed(monkeypatch):
     data, _ = planted()
     images.read(data)
     (meta, found) = asked
-    assert {element.keyword for element in meta} <= {"TransferSyntaxUID", "MediaStorageSOPClassUID", "SpecificCharacterSet"}
-    assert {element.keyword for element in found} <= {*dicom.ALLOWED, "SpecificCharacterSet"}
+    assert {element.keyword for element in meta} == {"TransferSyntaxUID", "MediaStorageSOPClassUID"}
+    assert {element.tag.group for element in found} <= {0x0028, 0x5200, 0x7FE0}, "pixels, functional groups, and nothing else"
+
+
+@pytest.mark.slow
+def test_nothing_of_a_header_is_in_a_report_or_an_export(tmp_path):
+    rng, files, secrets = np.random.default_rng(1), {}, []
+    for label in ("ill", "well"):
+        for number in range(8):
+            data, secrets = planted()
+            files[f"{label}/{number}.dcm"] = data.replace(
+                RAMP.tobytes(), rng.integers(0, 4096, RAMP.shape).astype("<u2").tobytes()
+            )
+    source, out = zipped(tmp_path / "up.zip", files), tmp_path / "out"
+    asked = [sys.executable, "-m", "rift", "compare", source, "--out", out, "--epochs", "1", "--set", "batch_size=8", "--json"]
+    told = subprocess.run(asked, capture_output=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert told.returncode == 0, told.stderr[-2000:]
+    everything = told.stdout + told.stderr + b"".join(path.read_bytes() for path in out.rglob("*") if path.is_file())
+    assert (out / "report.html").exists() and b"ill/0.dcm" in everything
+    assert [secret for secret in secrets if secret.encode() in everything] == []
 
 
 # --- real ones ----------------------------------------------------------------------------------------------------------------
