@@ -610,3 +610,45 @@ def test_a_picture_dropped_into_a_class_is_kept_without_its_header(tmp_path):
     )
     (kept,) = [path for path in (tmp_path / "drafts").rglob("*") if path.is_file() and len(path.name) == 64]
     assert Image.open(io.BytesIO(kept.read_bytes())).format == "PNG"
+
+
+@pytest.mark.parametrize("kind", ["plain", "enhanced", "palette", "JPEG 2000", "JPEG lossless", "RLE", "deflated"])
+def test_whatever_is_changed_in_a_file_it_is_read_or_refused_in_our_words(kind):
+    rng = np.random.default_rng(len(kind))
+    data = FUZZED[kind]()
+    for _ in range(40):
+        broken = bytearray(data)
+        start = int(rng.choice([132, len(data) // 2]))
+        for place in rng.integers(start, len(data), rng.integers(1, 8)):
+            broken[place] = rng.choice([0, 1, 0x7F, 0xFF, broken[place] ^ 1, rng.integers(256)])
+        started = time.process_time()
+        try:
+            pixels = images.read(bytes(broken)).pixels
+            assert pixels.ndim == 3 and pixels.dtype in (np.uint8, np.uint16)
+        except DataError as error:
+            assert error.code in ("data.image", "data.burned_in", "data.bomb")
+        assert time.process_time() - started < 2
+
+
+def enhanced() -> bytes:
+    window, group = Dataset(), Dataset()
+    window.WindowCenter, window.WindowWidth = 2048, 4096
+    group.FrameVOILUTSequence = Sequence([window])
+    return made(FRAMES[:, :16, :16], NumberOfFrames=5, SharedFunctionalGroupsSequence=Sequence([group]))
+
+
+def palette() -> bytes:
+    tables = {f"{color}PaletteColorLookupTableData": bytes(range(256)) for color in ("Red", "Green", "Blue")}
+    tables |= {f"{color}PaletteColorLookupTableDescriptor": [256, 0, 8] for color in ("Red", "Green", "Blue")}
+    return made(COLOR[..., 0], PhotometricInterpretation="PALETTE COLOR", **tables)
+
+
+FUZZED = {
+    "plain": lambda: made(RAMP[:16, :16], RescaleSlope=1, RescaleIntercept=0, **FULL),
+    "enhanced": enhanced,
+    "palette": palette,
+    "JPEG 2000": lambda: J2K,
+    "JPEG lossless": lambda: LOSSLESS,
+    "RLE": lambda: compressed(RAMP, uid.RLELossless, **FULL),
+    "deflated": lambda: made(syntax=uid.DeflatedExplicitVRLittleEndian, **FULL),
+}
