@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rift import catalog, comparison, dataset, images, service
+from rift import cage, catalog, comparison, dataset, images, service
 from rift.errors import DataError, RunError, SettingError
 from rift.runs import Lab, write_bytes
 
@@ -17,11 +17,10 @@ PHOTO_PIXELS = 512
 
 def keep_photo(lab: Lab, data: bytes) -> str:
     """Keep a photo in the lab, cut to a square without its metadata, and return its key; raises `data.image`."""
-    pixels = images.fit(images.read(data).pixels, PHOTO_PIXELS)
-    shallow = pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
-    key = hashlib.sha256(shallow.tobytes()).hexdigest()[:32]
+    picture = cage.square(data, PHOTO_PIXELS)
+    key = hashlib.sha256(images.read(picture).pixels.tobytes()).hexdigest()[:32]
     lab.photos.mkdir(exist_ok=True)
-    write_bytes(lab.photos / f"{key}.png", images.encode(shallow))
+    write_bytes(lab.photos / f"{key}.png", picture)
     return key
 
 

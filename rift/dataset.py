@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -21,7 +21,7 @@ from rift import catalog, images, review, scans, stratify
 from rift.archive import LOCAL, Limits, plain
 from rift.config import Choice, Training, digest
 from rift.errors import DataError, SettingError
-from rift.review import PARTS, Notes, Record, Report
+from rift.review import PARTS, WORKSHOP, Notes, Progress, Record, Report
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +116,7 @@ def store(
     leave_out_small: bool = False,
     limits: Limits = LOCAL,
     notes: Notes | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> ImageSet:
     """Decode, check and keep entries (see `Entry`) under `root/<digest>/`; the same content again gives the same set.
 
@@ -127,7 +127,7 @@ def store(
     """
     root.mkdir(parents=True, exist_ok=True)
     notes = notes or Notes()
-    workshop = Path(tempfile.mkdtemp(dir=root, prefix=".reading-"))
+    workshop = Path(tempfile.mkdtemp(dir=root, prefix=f"{WORKSHOP}{os.getpid()}-"))
     try:
         with (workshop / "spool").open("w+b") as spool:
             seen = review.decode(items, spool, notes, progress)

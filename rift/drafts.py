@@ -19,7 +19,7 @@ import numpy as np
 from filelock import FileLock
 from pydantic import BaseModel
 
-from rift import images, upload
+from rift import cage, images, upload
 from rift.archive import LOCAL, MB, Limits, plain
 from rift.dataset import ImageSet
 from rift.errors import DataError, SettingError
@@ -82,7 +82,7 @@ def add(lab: Lab, key: str, place: int, files: Sequence[tuple[str, bytes]], limi
         for given, data in files:
             name = shown(given)
             try:
-                data = images.kept(images.read(data), data)
+                data = cage.check(data)
             except DataError as error:
                 remarks.append(Item(file=name, code=error.code, message=error.sentence))
                 continue

@@ -12,7 +12,7 @@ import hashlib
 import itertools
 import secrets
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import dataclass, field, replace
 from typing import Annotated, BinaryIO, NamedTuple
 
@@ -48,6 +48,8 @@ class Report(BaseModel):
 MOST_PICTURES = 6  # that a remark about the whole set shows
 PARTS = ("train", "validation", "test")
 REFUSING = ("data.burned_in", "data.bomb")  # one such file refuses the whole upload
+WORKSHOP = ".reading-"  # how a folder begins that a reader works in; then comes its process
+Progress = Callable[[int, int, str], None]  # (number, of how many or 0, which file)
 Label = str | tuple[str, ...]  # an image's class; in a set of findings, the names of those that it shows
 
 
@@ -69,6 +71,7 @@ class Notes:
     warnings: list[Item] = field(default_factory=list)
     classes: set[str] = field(default_factory=set)
     columns: dict[str, dict[str, str]] = field(default_factory=dict)  # of a table, beside what is read: {name: {id: value}}
+    without: Mapping[str, str] = field(default_factory=dict)  # files that are not to be read: {id: sentence}
 
 
 @dataclass(frozen=True)
@@ -104,15 +107,18 @@ def said(label: Label) -> str:
     return ", ".join(names(label)) or "no finding"
 
 
-def decode(items: Iterable[tuple], spool: BinaryIO, notes: Notes, progress: Callable[[int, int], None] | None) -> list[Record]:
-    """Read and decode every item once; what cannot be read becomes a skipped item, and DICOM a picture without a header."""
+def decode(items: Iterable[tuple], spool: BinaryIO, notes: Notes, progress: Progress | None) -> list[Record]:
+    """Read and decode every item once; what cannot be read becomes a skipped item, and DICOM a picture without a header.
+
+    `progress` hears of each before it is read.
+    """
     total = len(items) if isinstance(items, Sized) else 0
     records: list[Record] = []
     salt = secrets.token_bytes(16)  # so that nobody can try out which patient a DICOM header named
     taken: Counter[str] = Counter()
     for number, entry in enumerate(Entry(*item) for item in items):
         if progress is not None:
-            progress(number, total)
+            progress(number, total, entry.id)
         unique = shown = plain(entry.id)
         while unique in taken:  # names that differ only in what cannot be shown
             taken[shown] += 1
@@ -120,6 +126,8 @@ def decode(items: Iterable[tuple], spool: BinaryIO, notes: Notes, progress: Call
         taken[unique] = 1
         notes.classes |= set(names(entry.label))
         try:
+            if entry.id in notes.without:
+                raise DataError("data.image", notes.without[entry.id])
             content = entry.content() if callable(entry.content) else entry.content
             data = images.encode(content) if isinstance(content, np.ndarray) else content
             image = images.read(data, salt=salt)
@@ -132,7 +140,7 @@ def decode(items: Iterable[tuple], spool: BinaryIO, notes: Notes, progress: Call
         records.append(_record(entry, unique, image, spool.tell(), len(data), notes))
         spool.write(data)
     if progress is not None:
-        progress(total or len(records), total or len(records))
+        progress(total or len(records), total or len(records), "")
     return records
 
 

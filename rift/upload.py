@@ -6,7 +6,7 @@ import math
 import re
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from rift import archive, labeled, patients
 from rift.archive import LOCAL, Limits, Listing, plain
 from rift.dataset import ImageSet, store
 from rift.errors import DataError
-from rift.review import Entry, Item, Notes
+from rift.review import Entry, Item, Notes, Progress
 from rift.table import PARTS
 
 PATIENTS = {  # what file names say of patients; a rule counts only when all names of a set follow it
@@ -38,16 +38,18 @@ def read(
     least_classes: int = 2,
     leave_out_small: bool = False,
     findings: bool = True,
-    progress: Callable[[int, int], None] | None = None,
+    without: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
 ) -> ImageSet:
     """Read an upload into `root/<digest>/`; every file ends as kept or skipped in its report, or the whole is refused.
 
     `least` images are needed in each of `least_classes` classes (natural images: 1 and 1, and no `findings`, since each has one
-    name); of findings `least` images must show each and `least` must not. Refused, with nothing left in `root`:
+    name); of findings `least` images must show each and `least` must not. Files named in `without` are not read but skipped with
+    its sentence; `progress` hears (number, of how many, file) before each. Refused, with nothing left in `root`:
     `data.missing` no such path, `data.archive` not a sound zip, npz or folder, `data.escape` names or links that lead outside,
     `data.bomb` more bytes than `limits`, `data.label` a table that cannot be understood, and what `store` refuses.
     """
-    path, notes = Path(source), Notes()
+    path, notes = Path(source), Notes(without=without or {})
     if not path.exists():
         raise DataError("data.missing", f"There is nothing at {plain(str(path))!r}; give a zip, a folder or an npz.")
 
@@ -90,7 +92,7 @@ def keep(
     least: int = 3,
     least_classes: int = 2,
     leave_out_small: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> ImageSet:
     """Store entries as `read` does, with the patients that their file names tell, and remember what else could tell them."""
     sized: dict[str, Any] = {"least": least, "least_classes": least_classes, "leave_out_small": leave_out_small}

@@ -19,6 +19,8 @@ FLOORS = (
     "dataset labeled differences",
     "patients",
     "upload backbones tasks methods regularizers natural samples trained",
+    "caged",
+    "cage",
     "train diagnostics toys pretrain measures tradeoff tuning overview drafts",
     "trials reference",
     "recipe report comparison estimate measurement",

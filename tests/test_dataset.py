@@ -179,7 +179,7 @@ def test_names_that_look_alike_stay_apart_and_progress_is_told(tmp_path):
         ("a.png", "x", picture(1), None, ""),
         ("a\x1b.png", "x", picture(2), None, ""),
     ]
-    stored = store(rows, tmp_path, name="x", progress=lambda done, total: told.append((done, total)))
+    stored = store(rows, tmp_path, name="x", progress=lambda done, total, file: told.append((done, total)))
     assert stored.ids.tolist() == ["a.png", "a.png~2", "a.png~3"]
     assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
 

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import gradio as gr
 
-from rift import __version__, bundle, example
+from rift import __version__, bundle, cage, example
 from rift.errors import SettingError
 from rift.runs import Lab
 from rift.ui import endpoints, hosted, state, tabs
@@ -59,6 +59,7 @@ def pages() -> list[tuple[str, ModuleType]]:
 def serve(root: Path, host: str, port: int, device: str = "auto", block: bool = True) -> gr.Blocks:
     """Serve the page and print its address when it answers; port 0 takes a free one, `setting.range` for one that is taken."""
     lab = Lab(root)
+    cage.warm()
     blocks, files = build(lab, device)
     blocks.queue(default_concurrency_limit=4, api_open=False)
     try:

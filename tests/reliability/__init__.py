@@ -1,1 +1,1 @@
-"""What must not happen: hostile files, lost results, wrong numbers. Bad input is made here by seeded code; outcomes are tables."""
+"""What must not happen: hostile files, lost results, wrong numbers. Bad input is made by seeded code; outcomes are tables."""

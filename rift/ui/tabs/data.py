@@ -10,7 +10,7 @@ import gradio as gr
 import numpy as np
 from markupsafe import Markup
 
-from rift import catalog, dataset, drafts, patients, upload
+from rift import cage, catalog, dataset, drafts, patients
 from rift.archive import plain
 from rift.config import Training
 from rift.errors import DataError, UserError
@@ -101,16 +101,16 @@ def _reader(app: App, kind: str) -> Callable[..., Any]:
         if kind == "natural":
             more = {"least": 1, "least_classes": 1, "findings": False}
 
-        def tell(done: int, total: int) -> None:
+        def tell(done: int, total: int, file: str) -> None:
             progress((done, total), desc="Reading images")
 
         try:
             if len(files) == 1 and not files[0][0].lower().endswith(TABLES):
-                found = upload.read(files[0][1], app.lab.data, name=plain(Path(files[0][0]).stem), progress=tell, **more)
+                found = cage.read(files[0][1], app.lab.data, name=plain(Path(files[0][0]).stem), progress=tell, **more)
                 return _remember(memory, kind, found, plain(files[0][0]))
             table = _table(files)
             with drafts.gathered(app.lab, files) as folder:
-                return _remember(memory, kind, upload.read(folder, app.lab.data, name=table, progress=tell, **more), "")
+                return _remember(memory, kind, cage.read(folder, app.lab.data, name=table, progress=tell, **more), "")
         except UserError as error:
             return gr.skip(), None, problem(error)
         finally:
