@@ -235,4 +235,4 @@ def _load(path: Path, limits: Limits) -> bytes:
 
 def _litter(name: str) -> bool:
     parts = name.split("/")
-    return "__MACOSX" in parts or parts[-1].lower() in (".ds_store", "thumbs.db", "desktop.ini")
+    return "__MACOSX" in parts or parts[-1].lower() in (".ds_store", "thumbs.db", "desktop.ini", "dicomdir")

@@ -73,9 +73,9 @@ def read(
             without[end.file] = f"It ended the program that read it ({end.why}) and was left out; export or copy it again."
 
 
-def check(data: bytes) -> None:
-    """Raise `data.image` for bytes that are no sound picture."""
-    _one("check", data)
+def check(data: bytes) -> bytes:
+    """Return the bytes to keep of a picture (see `images.kept`); raises `data.image` for what is no sound one."""
+    return _one("check", data) or data
 
 
 def square(data: bytes, size: int) -> bytes:

@@ -29,8 +29,8 @@ def _upload(request: Mapping[str, Any], data: bytes, tell: Progress) -> tuple[di
 
 
 def _check(request: Mapping[str, Any], data: bytes, tell: Progress) -> tuple[dict[str, Any], bytes]:
-    images.read(data)
-    return {}, b""
+    kept = images.kept(images.read(data), data)
+    return {}, b"" if kept is data else kept
 
 
 def _square(request: Mapping[str, Any], data: bytes, tell: Progress) -> tuple[dict[str, Any], bytes]:

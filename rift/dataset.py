@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from rift import catalog, images, review, stratify
+from rift import catalog, images, review, scans, stratify
 from rift.archive import LOCAL, Limits, plain
 from rift.config import Choice, Training, digest
 from rift.errors import DataError, SettingError
@@ -133,7 +133,7 @@ def store(
             seen = review.decode(items, spool, notes, progress)
             review.refuse_twins(notes.classes)
             records = review.without_copies(seen, notes)
-            records = review.with_enough(records, notes, least, least_classes, leave_out_small, limits)
+            records = scans.grouped(review.with_enough(records, notes, least, least_classes, leave_out_small, limits), notes)
             review.remark(records, notes, least, _names(seen) - _names(records))
             records.sort(key=lambda record: record.id)
             with (workshop / "blobs.bin").open("wb") as blobs:

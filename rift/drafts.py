@@ -82,7 +82,7 @@ def add(lab: Lab, key: str, place: int, files: Sequence[tuple[str, bytes]], limi
         for given, data in files:
             name = shown(given)
             try:
-                cage.check(data)
+                data = cage.check(data)
             except DataError as error:
                 remarks.append(Item(file=name, code=error.code, message=error.sentence))
                 continue

@@ -1,6 +1,6 @@
 """The one image reader: encoded bytes in, `(h, w, 3)` pixels out, and a record of whatever had to be altered on the way.
 
-PNG, JPEG, TIFF, BMP and WebP are read; every picture is decoded to its last pixel, so a damaged one is found here.
+PNG, JPEG, TIFF, BMP, WebP and DICOM are read; every picture is decoded to its last pixel, so a damaged one is found here.
 Pictures deeper than 8 bits keep their levels as uint16. Two exceptions are said in `changes`: colored TIFF of 16 bits
 (Pillow reads 8 of them), and 32-bit integer or float values that do not fit into 16 bits (stretched from smallest to largest).
 Color profiles (ICC) are not applied.
@@ -16,12 +16,14 @@ import numpy as np
 from PIL import Image as pillow
 from PIL import ImageChops
 
+from rift import dicom
 from rift.errors import DataError
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 MOST_PIXELS, LONGEST_SIDE, SHORTEST_SIDE = 50_000_000, 20_000, 8
 DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras, X-ray and CT devices use
-_ALLOWED = "PNG, JPEG, TIFF, BMP and WebP are read"
+_ALLOWED = "PNG, JPEG, TIFF, BMP, WebP and DICOM are read"
+_HEADLESS = "DICOM without the 128 bytes and the word DICM that such a file begins with (save it as a DICOM file again), or it is"
 _KEPT = ("data.depth", "Deeper than 8 bits: its levels are kept in 16 bits and scaled with those of the whole set.")
 _STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"BM")
 _OTHERS = {
@@ -34,6 +36,7 @@ _OTHERS = {
     b"7z\xbc\xaf": "an archive inside the upload, and those are not unpacked",
     b"Rar!": "an archive inside the upload, and those are not unpacked",
     b"<": "a web page or an SVG drawing",
+    **dict.fromkeys((b"\2\0\0\0", b"\2\0\1\0", b"\x08\0\0\0", b"\x08\0\5\0", b"\x08\0\x08\0", b"\x08\0\x16\0"), _HEADLESS),
 }
 _TURNS = {  # EXIF orientation to what makes the picture upright
     2: lambda a: a[:, ::-1],
@@ -52,28 +55,37 @@ class Image:
 
     pixels: np.ndarray  # (h, w, 3) uint8, or uint16 over the full range 0 to 65535 where the source is deeper
     depth: int  # bits that the levels use, one of DEPTHS; 8 for ordinary pictures and for 16-bit files that use no more
-    format: str  # one of FORMATS, found from the content
+    format: str  # one of FORMATS or DICOM, found from the content
     changes: tuple[tuple[str, str], ...]  # (code, sentence) for everything that was altered
+    patient: str = ""  # of DICOM, with a salt: a keyed hash of the patient's ID
 
 
-def read(data: bytes, *, depth: int | None = None) -> Image:
+def read(data: bytes, *, depth: int | None = None, salt: bytes = b"") -> Image:
     """Decode a picture; deeper ones are scaled so that level 2**depth - 1 becomes 65535 (their own depth by default).
 
     Pictures of one set must share one `depth`, or a dark picture would be brightened. Raises `data.image` for a picture that is
-    damaged, cut short, of another format, smaller than 8 px, larger than 50 Mpx or 20 000 px, or holds NaN.
+    damaged, cut short, of another format, smaller than 8 px, larger than 50 Mpx or 20 000 px, or holds NaN, and of DICOM what
+    `dicom.read` raises. With a `salt`, DICOM's patient is told as a hash under this key.
     """
     _refuse_other(data)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata; damaged pixels raise
-            return _decode(data, depth)
+            return _decode_dicom(data, salt) if _is_dicom(data) else _decode(data, depth)
     except DataError:
         raise
     except pillow.DecompressionBombError:
-        raise DataError("data.image", f"The picture has far more than the {MOST_PIXELS // 10**6} megapixels allowed.") from None
+        told = f"The picture has far more than the {MOST_PIXELS // 10**6} megapixels allowed."
     except Exception as error:  # decoders raise dozens of kinds; each of them means the same to the user
-        kind = type(error).__name__
-        raise DataError("data.image", f"The picture is damaged or cut short ({kind}); export or copy it again.") from None
+        told = f"The picture is damaged or cut short ({type(error).__name__}); export or copy it again."
+    raise DataError("data.image", told)  # out here, so that the decoder's own words, which may quote a header, are gone
+
+
+def kept(image: Image, data: bytes) -> bytes:
+    """Return the bytes to keep of a file that was read: its own, but of DICOM the picture alone, as PNG."""
+    if image.format != "DICOM":
+        return data
+    return encode(image.pixels[..., :1] if is_gray(image.pixels) else image.pixels)
 
 
 def fit(pixels: np.ndarray, size: int) -> np.ndarray:
@@ -119,9 +131,7 @@ def is_gray(pixels: np.ndarray) -> bool:
 def _refuse_other(data: bytes) -> None:
     if not data:
         raise DataError("data.image", "The file is empty (0 bytes); copy it again.")
-    if data[128:132] == b"DICM":
-        raise DataError("data.image", f"The file is DICOM, which is not read yet; export it as PNG or TIFF ({_ALLOWED}).")
-    if data.startswith(_STARTS) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP"):
+    if _is_dicom(data) or data.startswith(_STARTS) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP"):
         return
     start = data[:64].lstrip(b"\xef\xbb\xbf \t\r\n")
     kind = next((name for mark, name in _OTHERS.items() if start.startswith(mark)), None)
@@ -136,6 +146,16 @@ def _refuse_size(width: int, height: int) -> None:
     if width * height > MOST_PIXELS or max(width, height) > LONGEST_SIDE:
         limit = f"{MOST_PIXELS // 10**6} megapixels and {LONGEST_SIDE} px a side are allowed"
         raise DataError("data.image", f"The picture is {width} x {height} px; {limit}: make it smaller.")
+
+
+def _is_dicom(data: bytes) -> bool:
+    return data[128:132] == b"DICM"  # its first 128 bytes may be anything, even those of a TIFF or of a program
+
+
+def _decode_dicom(data: bytes, salt: bytes) -> Image:
+    frame = dicom.read(data, _refuse_size, salt)
+    levels = frame.levels if frame.levels.ndim == 3 else np.repeat(frame.levels[..., None], 3, axis=-1)
+    return Image(levels, 8 * levels.dtype.itemsize, "DICOM", frame.changes, frame.patient)
 
 
 def _decode(data: bytes, depth: int | None) -> Image:

@@ -103,7 +103,7 @@ def _finder(members: list[Member], outer: int) -> dict[str, list[Member]]:
     for member in members:
         path = unicodedata.normalize("NFC", below(member.name, outer))
         for key in {path, path.rpartition("/")[2]}:
-            for form in {key, re.sub(r"\.\w{3,4}$", "", key)}:
+            for form in {key, re.sub(r"\.\w{3,5}$", "", key)}:
                 finder[form].append(member)
     return finder
 

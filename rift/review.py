@@ -2,13 +2,15 @@
 
 Codes of items, beside those of errors: data.orientation data.alpha data.color data.depth data.frames (how a picture was altered),
 data.duplicate (a copy was dropped), data.left_out (its class was), data.unlabeled (a file without a class), data.extension
-data.constant data.mixed data.few data.imbalance data.empty data.name data.groups data.leak data.encoding (warnings).
+data.constant data.mixed data.few data.imbalance data.empty data.name data.groups data.leak data.encoding data.header (warnings);
+of DICOM also data.window and data.header (how it was read).
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
+import secrets
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import dataclass, field, replace
@@ -45,6 +47,7 @@ class Report(BaseModel):
 
 MOST_PICTURES = 6  # that a remark about the whole set shows
 PARTS = ("train", "validation", "test")
+REFUSING = ("data.burned_in", "data.bomb")  # one such file refuses the whole upload
 WORKSHOP = ".reading-"  # how a folder begins that a reader works in; then comes its process
 Progress = Callable[[int, int, str], None]  # (number, of how many or 0, which file)
 Label = str | tuple[str, ...]  # an image's class; in a set of findings, the names of those that it shows
@@ -85,6 +88,8 @@ class Record:
     depth: int
     gray: bool
     change: Item | None
+    format: str = ""  # as of the image
+    patient: str = ""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -103,9 +108,13 @@ def said(label: Label) -> str:
 
 
 def decode(items: Iterable[tuple], spool: BinaryIO, notes: Notes, progress: Progress | None) -> list[Record]:
-    """Read and decode every item once; what cannot be read becomes a skipped item. `progress` hears of each before it is read."""
+    """Read and decode every item once; what cannot be read becomes a skipped item, and DICOM a picture without a header.
+
+    `progress` hears of each before it is read.
+    """
     total = len(items) if isinstance(items, Sized) else 0
     records: list[Record] = []
+    salt = secrets.token_bytes(16)  # so that nobody can try out which patient a DICOM header named
     taken: Counter[str] = Counter()
     for number, entry in enumerate(Entry(*item) for item in items):
         if progress is not None:
@@ -121,8 +130,11 @@ def decode(items: Iterable[tuple], spool: BinaryIO, notes: Notes, progress: Prog
                 raise DataError("data.image", notes.without[entry.id])
             content = entry.content() if callable(entry.content) else entry.content
             data = images.encode(content) if isinstance(content, np.ndarray) else content
-            image = images.read(data)
+            image = images.read(data, salt=salt)
+            data = images.kept(image, data)
         except DataError as error:
+            if error.code in REFUSING:
+                raise DataError(error.code, f"{unique!r}: {error.sentence}") from None
             notes.skipped.append(Item(file=unique, code=error.code, message=error.sentence))
             continue
         records.append(_record(entry, unique, image, spool.tell(), len(data), notes))
@@ -137,7 +149,8 @@ def _record(entry: Entry, id: str, image: images.Image, start: int, length: int,
     if pixels.min() == pixels.max():
         notes.warnings.append(Item(file=id, code="data.constant", message="Every pixel of this picture is the same."))
     ending = id.rpartition(".")[2].lower().replace("jpg", "jpeg").replace("tif", "tiff").replace("tifff", "tiff")
-    if ending in {"png", "jpeg", "tiff", "bmp", "webp", "gif"} - {image.format.lower()}:
+    ending = "dicom" if ending == "dcm" else ending
+    if ending in {"png", "jpeg", "tiff", "bmp", "webp", "gif", "dicom"} - {image.format.lower()}:
         notes.warnings.append(Item(file=id, code="data.extension", message=f"This is {image.format}, whatever its name says."))
     change = None
     if image.changes:
@@ -145,7 +158,8 @@ def _record(entry: Entry, id: str, image: images.Image, start: int, length: int,
     sha = hashlib.sha256(f"{pixels.shape}{pixels.dtype}".encode())
     sha.update(pixels.data)
     hash = sha.hexdigest()
-    return Record(id, entry.label, entry.group, entry.given, hash, start, length, image.depth, images.is_gray(pixels), change)
+    more = (image.depth, images.is_gray(pixels), change, image.format, image.patient)
+    return Record(id, entry.label, entry.group, entry.given, hash, start, length, *more)
 
 
 def refuse_twins(names: set[str]) -> None:
@@ -260,13 +274,8 @@ def remark(records: list[Record], notes: Notes, least: int, left_out: set[str]) 
     if len({record.given for record in records if record.given} & {"test", "validation"}) and any(r.group for r in records):
         leak([(record.group, record.given, record.id) for record in records], notes)
     depth = max(record.depth for record in records)
-    if depth > 8:
-        count = sum(record.depth > 8 for record in records)
-        warn(
-            "data.depth",
-            f"{count} images are deeper than 8 bits; level {2**depth - 1} became white in all of them.",
-            (r for r in records if r.depth > 8),
-        )
+    if deep := [r for r in records if r.depth > 8 and r.format != "DICOM"]:  # of DICOM each has its own window
+        warn("data.depth", f"{len(deep)} images are deeper than 8 bits; level {2**depth - 1} became white in all of them.", deep)
     if least > 1 and not several and max(sizes.values()) > 10 * min(sizes.values()):  # mAP counts every finding alike
         small, large = min(sizes, key=lambda name: (sizes[name], name)), max(sizes, key=lambda name: (sizes[name], name))
         counts = f"{large} has {sizes[large]} images, {small} {sizes[small]}"

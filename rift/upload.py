@@ -25,7 +25,7 @@ PATIENTS = {  # what file names say of patients; a rule counts only when all nam
     "P and a number": r"(p\d{3,})[-_].*",
     "IM- and a number": r"(im-\d+)-\d.*",
 }
-_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom")
 
 
 def read(
@@ -129,8 +129,7 @@ def _class_folders(files: Listing, outer: int, notes: Notes) -> list[Entry]:
         parts = member.name.split("/")
         shown = labeled.below(member.name, outer)
         if len(parts) < level + 2:
-            kind = "It is DICOM, which is not read yet, and lies" if shown.lower().endswith((".dcm", ".dicom")) else "It lies"
-            message = f"{kind} in no class folder; put each image (PNG, JPEG, TIFF) into a folder named after its class."
+            message = "It lies in no class folder; put each image (PNG, JPEG, TIFF, DICOM) into a folder named after its class."
             notes.skipped.append(Item(file=shown, code="data.unlabeled", message=message))
             continue
         folder = parts[level]

@@ -11,9 +11,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = (
-    "errors config memory",
+    "errors config memory windows",
+    "dicom",
     "catalog lessons archive images model similarity statistics figures vocabulary runs findings stratify",
     "quota review table snapshot views captures verdict layers places",
+    "scans",
     "dataset labeled differences",
     "patients",
     "upload backbones tasks methods regularizers natural samples trained",

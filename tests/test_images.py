@@ -69,7 +69,7 @@ BAD = {
     "AVIF": (save(COLOR, "AVIF"), "AVIF"),
     "zip": (b"PK\3\4" + bytes(60), "archive inside"),
     "DICOM": (bytes(128) + b"DICM" + bytes(64), "DICOM"),
-    "text": (b"hello, this is a readme", "PNG, JPEG, TIFF, BMP and WebP are read"),
+    "text": (b"hello, this is a readme", "PNG, JPEG, TIFF, BMP, WebP and DICOM are read"),
     "NaN": (save(np.full((16, 16), np.nan, np.float32), "TIFF"), "NaN"),
     "TIFF that points at itself": (b"II*\0\x08\0\0\0\0\0\x08\0\0\0", "damaged"),
     "text bomb": (

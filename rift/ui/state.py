@@ -47,9 +47,7 @@ class Shown(NamedTuple):
 class App:
     """One page over a lab; tabs add themselves to `follow` (told at every step) and `show` (told when results are there)."""
 
-    labs: (
-        Labs | Everyone
-    )  # "lab", "example" where there is one, and what was opened from bundles, as they are now and of whoever asks
+    labs: Labs | Everyone  # "lab", "example" where there is one, and what was opened from bundles: those of whoever asks
     files: Files
     device: str
     blocks: gr.Blocks

@@ -31,7 +31,8 @@ HOW = """
 val and test may stand around them. Or a table and its pictures, dropped together or in a zip: a CSV with a column
 <code>file</code> and a column <code>label</code>, or instead of that one a column of 0 and 1 for each finding;
 <code>patient</code> and <code>split</code> are read where they are there. Or a MedMNIST file (.npz). At least two classes with
-three images each; thirty each make a fair test. They stay on the machine that runs this page.</p></div>
+three images each; thirty each make a fair test. They stay on the machine that runs this page. Of DICOM files only the pixels are
+kept; names written into the picture stay in it, and file names are shown.</p></div>
 """
 SHOTS = "Few-shot: train on so many images of each class only, drawn by the seed; 0 takes all. Validation and test stay."
 PRIVACY = (
