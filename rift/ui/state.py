@@ -54,6 +54,7 @@ class App:
     mark: gr.Textbox  # its change is that of the memory
     tabs: gr.Tabs
     ready: gr.State  # the comparison whose results are on show, and how many runs they are of
+    public: bool = False  # whether others than who sits at this machine may look at the page
     tab: Any = None  # the tab that is built now; its `select` says when it is opened
     follow: list[tuple[list[Any], Callable[[Shown], list[Any]]]] = field(default_factory=list)
     show: list[tuple[list[Any], Callable[[Shown], list[Any]]]] = field(default_factory=list)
