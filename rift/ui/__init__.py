@@ -25,8 +25,8 @@ ASSETS = Path(__file__).parents[2] / "assets"
 MOST_SESSIONS = 500  # whose state is remembered, 34 kB each and more
 MOST_WAITING = 256  # events; beyond it a page is told that the server is busy
 OPEN_DOOR = (
-    "warning: RIFT Lab has no password, and listening on {host} it answers whoever reaches this machine: they see every image and "
-    "run of the lab, can change and delete them. Use 127.0.0.1, or put a door with a password in front (and name it in RIFT_HOSTS)."
+    "warning: RIFT Lab has no password, and listening on {host} it answers whoever reaches this machine: they see every image "
+    "and run of the lab, can change and delete them. Use 127.0.0.1, or put a door with a password in front (see RIFT_HOSTS)."
 )
 HEADER = """
 <header class="rift head"><h1>RIFT Lab</h1><p>Finetune a Vision Transformer on your images with and without RIFT,
@@ -110,7 +110,7 @@ def serve(root: Path, host: str, port: int, device: str = "auto", block: bool = 
 def _app(files: Files, host: str, limits: archive.Limits) -> dict[str, Any]:
     """Return what FastAPI is made with: our own addresses, the guard before all of them, and no pages that describe it."""
     named = {one.strip().lower() for one in os.environ.get("RIFT_HOSTS", "").split(",") if one.strip()}
-    rules = guard.Rules(limits.upload_bytes, hosts=frozenset(named | guard.LOOPBACK if guard.is_loopback(host) else named))
+    rules = guard.Rules(limits.upload_bytes, hosts=frozenset(named | guard.LOOPBACK if named or guard.is_loopback(host) else ()))
     if hosted.on_spaces():  # each visitor has an address of their own there, and the machine is small
         rules = guard.public(limits.upload_bytes)
     off = {"docs_url": None, "redoc_url": None, "openapi_url": None}
