@@ -14,6 +14,8 @@ import urllib.parse
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -24,10 +26,11 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from rift import archive
+from rift import archive, ui
 from rift.archive import MB
 from rift.ui import fresh, guard, intake
 from tests.browser.server import Server
+from tests.test_ui import event_loops  # noqa: F401 - gr.Blocks leaves two open
 
 HOST = "testserver"
 
@@ -338,6 +341,53 @@ def test_which_addresses_are_this_machine_alone():
     assert (
         everybody.behind_proxy and everybody.upload_bytes == 200 * MB and everybody.events.steady < guard.Rules(1).events.steady
     )
+
+
+LAUNCHES = [  # host, environment: loud, public, behind a proxy, MB of an upload, names that are answered
+    ("127.0.0.1", {}, False, False, False, 500, guard.LOOPBACK),
+    ("127.0.0.1", {"RIFT_HOSTS": "lab.example"}, False, False, False, 500, guard.LOOPBACK | {"lab.example"}),
+    ("0.0.0.0", {}, True, True, False, 500, frozenset()),
+    ("0.0.0.0", {"RIFT_HOSTS": "lab.example, "}, True, True, False, 500, guard.LOOPBACK | {"lab.example"}),
+    ("0.0.0.0", {"SPACE_ID": "someone/rift"}, False, True, True, 200, frozenset()),
+]
+
+
+@pytest.mark.parametrize(("host", "environment", "loud", "public", "proxy", "most", "hosts"), LAUNCHES)
+def test_how_the_server_is_started(host, environment, loud, public, proxy, most, hosts, tmp_path, monkeypatch, capsys):
+    class Started(Exception):
+        pass
+
+    asked: dict[str, Any] = {}
+
+    def launch(blocks, **values):
+        asked.update(values, waiting=blocks._queue.max_size)
+        raise Started
+
+    for name in ("SPACE_ID", "RIFT_HOSTS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    monkeypatch.setattr(fresh, "_mine", {})
+    monkeypatch.setattr(ui.gr.Blocks, "launch", launch)
+    built: list[bool] = []
+
+    def build(lab: Any, device: str, public: bool) -> tuple[ui.gr.Blocks, Any]:
+        built.append(public)
+        return ui.gr.Blocks(), SimpleNamespace(routes=list)
+
+    monkeypatch.setattr(ui, "build", build)
+    with pytest.raises(Started):
+        ui.serve(tmp_path / "lab", host, 7860)
+    assert ("RIFT Lab has no password" in capsys.readouterr().err) == loud and built == [public]
+    (one,) = asked["app_kwargs"]["middleware"]
+    rules = one.kwargs["rules"]
+    assert one.cls is guard.Guard and (rules.behind_proxy, rules.upload_bytes, rules.hosts) == (proxy, most * MB, hosts)
+    off = ("share", "run_history", "enable_monitoring", "show_error", "ssr_mode", "mcp_server", "pwa")
+    assert not any(asked[name] for name in off) and asked["strict_cors"] is True and asked["allowed_paths"] == []
+    assert asked["state_session_capacity"] == 500 and asked["max_file_size"] == most * MB and 0 < asked["waiting"] <= 256
+    assert asked["blocked_paths"] == [str((tmp_path / "lab").resolve())]
+    assert all(asked["app_kwargs"][name] is None for name in ("docs_url", "redoc_url", "openapi_url"))
 
 
 @pytest.fixture(scope="module")

@@ -190,10 +190,11 @@ def harmless(page) -> None:
     assert not page.watch.unexpected, page.watch.unexpected
 
 
-@pytest.fixture
-def hostile_server(chromium, tmp_path) -> Iterator[Server]:
-    poison(tmp_path / "lab" / "example")
-    one = Server(tmp_path)
+@pytest.fixture(scope="module")
+def hostile_server(chromium, tmp_path_factory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("hostile")
+    poison(folder / "lab" / "example")
+    one = Server(folder)
     yield one
     one.close()
 
@@ -257,9 +258,14 @@ def test_what_a_visitor_types_and_drops_comes_back_as_text(hostile_server, visit
     harmless(page)
     tab(page, "Compare")
     tab(page, "Zero-shot")
-    page.locator("#words-zero_shot textarea, #words-zero_shot input").fill(", ".join(PAYLOADS.values()))
+    words = page.locator("#words-zero_shot textarea, #words-zero_shot input")
+    words.fill(", ".join(PAYLOADS.values()))
     page.locator("#ask-zero_shot").click()
-    page.locator("#answer-zero_shot").get_by_text("alert").first.wait_for()
+    page.locator(".toast-body").first.wait_for()
+    harmless(page)
+    words.fill(f"cat, dog, {PAYLOADS['X2']}")
+    page.locator("#ask-zero_shot").click()
+    expect(page.locator("#answer-zero_shot")).to_contain_text(PAYLOADS["X2"])
     harmless(page)
     page.goto(f"{hostile_server.url}/?run={PAYLOADS['X2']}&__theme=light&view={PAYLOADS['X4']}")
     page.locator("#status .state").wait_for()
