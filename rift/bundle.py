@@ -23,7 +23,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field, ValidationError
 
-from rift import __version__, archive, catalog, sealed, service
+from rift import __version__, archive, catalog, portable, sealed, service
 from rift.archive import GB, LOCAL, MB
 from rift.config import Settings
 from rift.errors import DataError, RunError, UserError
@@ -92,11 +92,13 @@ def write(lab: Lab, name: str, path: Path, *, pictures: bool = False, weights: b
         folder = lab.data / data
         found += [folder / "manifest.json", *(folder.glob("blobs.bin") if pictures else ())]
     files |= {one.relative_to(lab.root).as_posix(): one for one in found}
+    swaps = portable.swaps(lab, name)
+    files = {portable.swapped(key, swaps): portable.content(key, one, swaps) for key, one in files.items()}
     index = Index(
         format=1,
         rift=__version__,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        comparison=name,
+        comparison=portable.swapped(name, swaps),
         pictures=pictures,
         weights=weights,
         files={key: _entry(one) for key, one in files.items()},

@@ -11,6 +11,7 @@ import functools
 import importlib
 import inspect
 import pkgutil
+import re
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -33,6 +34,7 @@ DOORS = {
     "toys": "run",
 }
 _ROOT = Path(__file__).parent
+LONGEST_SAID = 200  # characters of what somebody wrote that an error repeats
 Model = typing.TypeVar("Model", bound=pydantic.BaseModel)
 
 
@@ -46,7 +48,7 @@ def module(menu: str, name: str) -> ModuleType:
     """Import one choice; `setting.unknown` (for a backbone `model.unknown`) names the known ones."""
     if name not in names(menu):
         error, code = (ModelError, "model.unknown") if menu == "backbones" else (SettingError, "setting.unknown")
-        raise error(code, f"There is no {menu.rstrip('s')} named {name!r}; there is {', '.join(names(menu))}.")
+        raise error(code, f"There is no {menu.rstrip('s')} named {name[:LONGEST_SAID]!r}; there is {', '.join(names(menu))}.")
     return importlib.import_module(f"rift.{menu}.{name}")
 
 
@@ -113,13 +115,37 @@ def _form(name: str, fields: Mapping[str, tuple[Any, Any]]) -> type[pydantic.Bas
     return pydantic.create_model(name, __config__=config, **fields)  # type: ignore[call-overload]
 
 
-def check(menu: str, choice: Choice) -> Choice:
+def check(menu: str, choice: Choice, *, stored: bool = False) -> Choice:
     """Return the choice with every option converted and every default filled in, so that equal settings hash alike.
 
-    Raises `setting.unknown` for a name that does not exist, `setting.range` for a value that is not allowed.
+    Raises `setting.unknown` for a name that does not exist, `setting.range` for a value that is not allowed. One that is
+    `stored` was checked when it was made: a file that it names need not be here any more.
     """
     options = of_preset(choice) if menu == "diagnostics" else choice.options
-    return Choice(name=choice.name, options=validated(settings(menu, choice.name), options, choice.name).model_dump(mode="json"))
+    whole = validated(settings(menu, choice.name), options, choice.name, stored)
+    return Choice(name=choice.name, options=whole.model_dump(mode="json"))
+
+
+def opens_files(menu: str, name: str) -> bool:
+    """Return whether a choice opens a file that its options name: whoever may choose it, chooses among this machine's files."""
+    return bool(getattr(module(menu, name), "OPENS_FILES", False))
+
+
+def refuse_files(menu: str, text: str) -> None:
+    """Refuse what somebody wrote from outside where it is no choice of the menu, or one that opens a file of this machine."""
+    name = text.partition(":")[0].strip()
+    if opens_files(menu, name):
+        others = ", ".join(one for one in names(menu) if not opens_files(menu, one))
+        why = f"{name} opens a file of the machine that the app runs on, so it can be chosen there only"
+        raise ModelError("model.unknown", f"{why}: on its own page or its command line. There is {others}.")
+
+
+def without_folders(menu: str, choice: Choice) -> Choice:
+    """Return a choice as others may read it: of a file that it opens, the name and not where it lies."""
+    if not opens_files(menu, choice.name):
+        return choice
+    last = {key: re.split(r"[/\\]", value)[-1] if isinstance(value, str) else value for key, value in choice.options.items()}
+    return Choice(name=choice.name, options=last)
 
 
 def presets(diagnostic: str) -> dict[str, dict[str, Any]]:
@@ -136,19 +162,21 @@ def of_preset(choice: Choice) -> dict[str, Any]:
     return known[preset] | options
 
 
-def validated(model: type[Model], values: Mapping[str, Any], where: str) -> Model:
+def validated(model: type[Model], values: Mapping[str, Any], where: str, stored: bool = False) -> Model:
     """Build a pydantic model from loose values; the first problem becomes a SettingError that says what is allowed."""
     known = model.model_fields
     for key in values:
         if key not in known:
             offer = f"its settings are {', '.join(known)}" if known else "it has no settings"
-            raise SettingError("setting.unknown", f"{where} has no setting {key!r}; {offer}.")
+            raise SettingError("setting.unknown", f"{where} has no setting {str(key)[:LONGEST_SAID]!r}; {offer}.")
     try:
-        return model(**values)
+        return model.model_validate(dict(values), context={"stored": stored})
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or where
-        raise SettingError("setting.range", f"{where}: {key} = {first['input']!r} is not allowed: {first['msg']}.") from None
+        raise SettingError(
+            "setting.range", f"{where}: {key} = {repr(first['input'])[:LONGEST_SAID]} is not allowed: {first['msg']}."
+        ) from None
 
 
 def parse(text: str) -> Choice:
@@ -158,7 +186,7 @@ def parse(text: str) -> Choice:
     for part in filter(None, rest.split(",")):
         key, equals, value = part.partition("=")
         if not equals:
-            raise SettingError("setting.unknown", f"{part!r} in {text!r} is not key=value.")
+            raise SettingError("setting.unknown", f"{part[:LONGEST_SAID]!r} in {text[:LONGEST_SAID]!r} is not key=value.")
         options[key.strip()] = value.strip()
     return Choice(name=name.strip(), options=options)
 

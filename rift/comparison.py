@@ -179,7 +179,7 @@ def document(lab: Lab, arms: Sequence[Arm], images: ImageSet, natural: ImageSet,
             "counts": images.counts(parts),
             **report_of(images),
         },
-        "backbone": {"name": experiment.backbone.name, "options": experiment.backbone.options, **first["backbone"]},
+        "backbone": {**catalog.without_folders("backbones", experiment.backbone).model_dump(), **first["backbone"]},
         "natural": {
             "name": natural.name,
             "images": len(natural.ids),

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+LONGEST = 2000  # characters of a sentence
+
 
 class UserError(Exception):
     """A problem that the user can mend: `code` is stable, `sentence` says what was got, what is allowed and what to do."""
@@ -21,8 +23,9 @@ class UserError(Exception):
     def __init__(self, code: str, sentence: str):
         if code not in type(self).codes:
             raise ValueError(f"{code!r} is not a code of {type(self).__name__}: {sorted(type(self).codes)}")
-        super().__init__(code, sentence)
-        self.code, self.sentence = code, sentence
+        # a sentence may repeat what somebody sent, and that may be a megabyte
+        self.code, self.sentence = code, sentence if len(sentence) <= LONGEST else f"{sentence[: LONGEST - 1]}…"
+        super().__init__(code, self.sentence)
 
     def __str__(self) -> str:
         return self.sentence

@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rift import comparison, service
+from rift import comparison, service, table
 from rift.runs import Lab, Run
 
 COLUMNS = ("arm", "run", "seed", "source", "metric", "value", "low", "high", "n", "reason")
@@ -20,7 +20,7 @@ def numbers(lab: Lab, name: str) -> str:
 
     `source` is the diagnostic that measured it, or `run` for what training itself tells. A number that is not known has a reason.
     """
-    return _csv(COLUMNS, _rows(lab, name))
+    return table.written(COLUMNS, _rows(lab, name))
 
 
 def _rows(lab: Lab, name: str) -> Iterator[Sequence[Any]]:
@@ -28,7 +28,7 @@ def _rows(lab: Lab, name: str) -> Iterator[Sequence[Any]]:
     told = {row["run"]: row for arm in document["arms"] for row in arm["runs"]}
     for arm in comparison.trained(service.arms(lab, name)):
         for run in arm.runs:
-            head = (_cell(arm.name), run.id, run.experiment.seed)
+            head = (arm.name, run.id, run.experiment.seed)
             measured = run.measures()
             seen = {metric for values in measured.values() for metric in values}
             for metric in comparison.NUMBERS:
@@ -46,7 +46,7 @@ def _metric(values: Mapping[str, Any], metric: str) -> Iterator[Sequence[Any]]:
     n = n if isinstance(n, int) else None
     low, high, reason = (values.get(metric + end) for end in BESIDE)
     if value is None:
-        yield metric, None, None, None, n, _cell(str(reason or ""))
+        yield metric, None, None, None, n, str(reason or "")
     elif _is_number(value):
         yield metric, value, *(one if _is_number(one) else None for one in (low, high)), n, None
     elif isinstance(value, list) and 0 < len(value) <= MOST_ENTRIES and len(value) != n and all(map(_is_entry, value)):
@@ -72,8 +72,8 @@ def predictions(lab: Lab, name: str) -> str:
             lines = _predicted(run)
             if lines:
                 head = head or lines[0]
-                rows += [(_cell(arm.name), run.id, run.experiment.seed, *map(_cell, line)) for line in lines[1:]]
-    return _csv(("arm", "run", "seed", *map(_cell, head)), rows)
+                rows += [(arm.name, run.id, run.experiment.seed, *line) for line in lines[1:]]
+    return table.written(("arm", "run", "seed", *head), rows)
 
 
 def _predicted(run: Run) -> list[list[str]]:
@@ -82,20 +82,3 @@ def _predicted(run: Run) -> list[list[str]]:
     except FileNotFoundError:
         return []
     return list(csv.reader(io.StringIO(text, newline="")))
-
-
-def _cell(text: str) -> str:
-    """Return a text that no spreadsheet takes for a formula; numbers stay as they are."""
-    try:
-        float(text)
-    except ValueError:
-        return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
-    return text
-
-
-def _csv(head: Sequence[str], rows: Any) -> str:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(head)
-    writer.writerows(rows)
-    return text.getvalue()

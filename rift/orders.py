@@ -47,7 +47,7 @@ class Order(Settings):
 def experiments(order: Order) -> list[tuple[Arm, list[Experiment]]]:
     """Return the arms of an order, each with its experiments by seed; raises a SettingError for a wrong choice."""
     arms = lineup.plan(order.arms) if order.arms else lineup.product(**{name: getattr(order, name) for name in lineup.PRODUCT})
-    backbone, task = catalog.check("backbones", order.backbone), catalog.check("tasks", order.task)
+    backbone, task = catalog.check("backbones", order.backbone, stored=True), catalog.check("tasks", order.task)
 
     def experiment(arm: Arm, seed: int) -> Experiment:
         return Experiment(

@@ -70,6 +70,7 @@ def read(lab: Lab, data: Any, settings: Any, uploaded: Uploaded = lambda value: 
     training = api.settings_of(asked.set | ({} if asked.epochs is None else {"epochs": asked.epochs}))
     task = catalog.check("tasks", catalog.parse(asked.task)) if asked.task else None
     line_up = lineup.asked(asked.method, asked.regularizer, (asked.strength,), asked.arm)
+    catalog.refuse_files("backbones", asked.backbone)
     backbone = catalog.check("backbones", catalog.parse(asked.backbone))
     images, source = _images(lab, data, asked.leave_out_small, asked.patients, uploaded)
     order = Order(

@@ -17,10 +17,10 @@ import pydantic_core
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
-from rift import archive
+from rift import archive, catalog
 from rift.archive import GB, Limits
 from rift.config import Experiment
-from rift.errors import DataError
+from rift.errors import DataError, UserError
 from rift.naming import Label
 from rift.orders import Order
 from rift.review import Report
@@ -122,7 +122,17 @@ def check(path: Path, name: str) -> None:
     """Refuse a file that is not what its name within a lab says: `data.archive`, `data.bomb` where it is larger than it looks."""
     try:
         _check(path, name)
-    except (ValidationError, ValueError, KeyError, OSError, EOFError, MemoryError, zipfile.BadZipFile, SafetensorError) as error:
+    except (
+        ValidationError,
+        ValueError,
+        KeyError,
+        OSError,
+        EOFError,
+        MemoryError,
+        zipfile.BadZipFile,
+        SafetensorError,
+        UserError,
+    ) as error:
         what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         sentence = (
             f"{archive.plain(name, 80)!r} in the bundle is not what its name says ({archive.plain(what, 120)}); make it again."
@@ -157,6 +167,7 @@ def _document(data: bytes, folder: str, id: str, file: str) -> None:
     match folder, file:
         case "comparisons", "order.json":
             order = Stored.model_validate(document).order
+            _demand(catalog.without_folders("backbones", order.backbone) == order.backbone, "it names a place on a machine")
             arms = len(order.methods) * (1 + len(order.regularizers) * len(order.strengths))
             _demand(arms * order.seeds <= MOST_RUNS, f"it asks for more than {MOST_RUNS} runs")
         case "comparisons", "label.json":
@@ -164,7 +175,9 @@ def _document(data: bytes, folder: str, id: str, file: str) -> None:
         case "comparisons", _:
             Document.model_validate(document)
         case "runs", "experiment.json":
-            _demand(Experiment.model_validate(document).id == id, "its settings are not those that the run is named by")
+            asked = Experiment.model_validate(document)
+            _demand(catalog.without_folders("backbones", asked.backbone) == asked.backbone, "it names a place on a machine")
+            _demand(asked.id == id, "its settings are not those that the run is named by")
         case "runs", "result.json":
             _demand(Result.model_validate(document).run == id, "it is another run's")
         case "runs", _:

@@ -16,7 +16,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from rift import comparison, estimate, jobs, measurement, quota, report
+from rift import catalog, comparison, estimate, jobs, measurement, quota, report
 from rift.comparison import Arm
 from rift.config import digest
 from rift.dataset import ImageSet, Split, load, parts, refuse_misfit
@@ -61,6 +61,7 @@ def place(lab: Lab, order: Order, *, source: str = "") -> str:
 
     `source` is how the data were given, for the equivalent command. A wrong choice raises a SettingError and leaves no trace.
     """
+    catalog.check("backbones", order.backbone)  # what is not here any more is told before anything is queued
     asked = experiments(order)
     refuse_misfit(load(lab.data / order.data), order.task, order.training)
     home = lab.comparisons / order.id
@@ -96,7 +97,7 @@ def _stored(lab: Lab, name: str) -> dict[str, Any]:
     try:
         return json.loads((_home(lab, name) / "order.json").read_bytes())
     except (OSError, ValueError):
-        raise RunError("run.missing", f"There is no comparison {name!r} here; it may have been deleted.") from None
+        raise RunError("run.missing", f"There is no comparison {name[:80]!r} here; it may have been deleted.") from None
 
 
 def _home(lab: Lab, name: str) -> Path:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rift import api, comparison, report
+from rift import api, comparison, report, table
 from rift.errors import SettingError
 from rift.runs import SCHEMA, write_bytes, write_json
 
@@ -46,13 +44,12 @@ def sweep(
 
 def _write_table(path: Path, documents: Mapping[str, Mapping[str, Any]]) -> None:
     """Write a row for each run: its set, what it was asked, its directory's name, and its numbers in full."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(["data", "arm", "method", "regularizer", "strength", "seed", "run", "diverged", *COLUMNS])
+    head = ["data", "arm", "method", "regularizer", "strength", "seed", "run", "diverged", *COLUMNS]
+    rows = []
     for name, document in documents.items():
         for arm in document["arms"]:
             for run in [] if arm.get("same_as") else arm["runs"]:
                 about = [name, arm["name"], arm["method"]["name"], arm["regularizer"]["name"], arm["strength"]]
                 numbers = ["" if run[key] is None else repr(run[key]) for key in COLUMNS]
-                writer.writerow([*about, run["seed"], run["run"], run["diverged"], *numbers])
-    write_bytes(path, text.getvalue().encode())
+                rows.append([*about, run["seed"], run["run"], run["diverged"], *numbers])
+    write_bytes(path, table.written(head, rows).encode())

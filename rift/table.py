@@ -5,7 +5,8 @@ from __future__ import annotations
 import codecs
 import csv
 import io
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -27,6 +28,9 @@ COLUMNS = {  # what each column may be called, the likeliest first
     "group": ("patient", "patient_id", "group", "lesion_id", "subject", "case"),
     "split": ("split",),
 }
+_FORMULA = re.compile(
+    r"[\t\r\n]|[\s\x00-\x1f\u00ad\u200b-\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]*[=+\-@\uff1d\uff0b\uff0d\uff20]"
+)
 MOST_OTHERS = 20  # columns that were not read whose values are kept until it is known whether they group the images
 RESERVED = {name for names in COLUMNS.values() for name in names}
 
@@ -141,3 +145,26 @@ def _header(text: str) -> tuple[str, list[str]]:
     need = f"a column {' or '.join(COLUMNS['file'])}, and a column {' or '.join(COLUMNS['label'])}"
     more = "or instead of that one two or more columns of 0 and 1, one for each finding"
     raise DataError("data.label", f"The table has the columns {plain(', '.join(first)) or '(none)'}; it needs {need}, {more}.")
+
+
+def written(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
+    """Return a table as CSV for people, who open it in a spreadsheet: every text in it is a `cell`."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    for row in (head, *rows):
+        writer.writerow([cell(one) for one in row])
+    return text.getvalue()
+
+
+def cell(value: Any) -> Any:
+    """Return a text that no spreadsheet takes for a formula, with an apostrophe before one that it would; numbers stay.
+
+    Spreadsheets skip blanks and signs that are not seen, and take the wide signs of East Asian text for the narrow ones.
+    """
+    if not isinstance(value, str) or not _FORMULA.match(value):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value

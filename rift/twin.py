@@ -93,8 +93,8 @@ def save(order: Order, images: ImageSet) -> str:
     return json.dumps(kept.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
 
 
-def load(data: bytes | str) -> Saved:
-    """Return the settings of a file, checked as if they had been typed.
+def load(data: bytes | str, *, files: bool = True) -> Saved:
+    """Return the settings of a file, checked as if they had been typed; `files`: they may name weights on this machine.
 
     Raises `setting.range` or `setting.unknown`, each with one sentence, for a file that is too large, is none of ours, or holds
     a name or a value that is not allowed.
@@ -110,6 +110,8 @@ def load(data: bytes | str) -> Saved:
         raise SettingError("setting.range", "The file is JSON, but no settings of RIFT Lab; choose one that was saved here.")
     try:
         found = catalog.validated(Saved, values, "The file of settings")
+        if not files:
+            catalog.refuse_files("backbones", found.backbone.name)
         task = catalog.check("tasks", found.task) if found.task else None
         backbone, lines = catalog.check("backbones", found.backbone), lineup.checked(found.arms)
     except SettingError as error:

@@ -28,7 +28,7 @@ FLOORS = (
     "orders",
     "service following notebook",
     "api ask naming measuring exercises watching twin outlook",
-    "sweeping example calibration remote lending linked strengths history export plain sealed",
+    "sweeping example calibration remote lending linked strengths history export plain sealed portable",
     "sharing bundle",
     "storage visitors",
     "cli ui",

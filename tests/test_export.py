@@ -10,7 +10,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from rift import example, export, service, visitors
+from rift import example, export, service, table, visitors
 from rift.runs import Lab
 from rift.ui.files import Files
 
@@ -52,8 +52,8 @@ def test_predictions_are_those_of_the_runs_with_their_arm(shipped):
 
 
 def test_no_text_is_a_formula_in_a_spreadsheet():
-    assert [export._cell(text) for text in ("=cmd()", "+1+2", "@x", "-x")] == ["'=cmd()", "'+1+2", "'@x", "'-x"]
-    assert [export._cell(text) for text in ("-0.5", "1e-9", "a=b", "")] == ["-0.5", "1e-9", "a=b", ""]
+    assert [table.cell(text) for text in ("=cmd()", "+1+2", "@x", "-x")] == ["'=cmd()", "'+1+2", "'@x", "'-x"]
+    assert [table.cell(text) for text in ("-0.5", "1e-9", "a=b", "")] == ["-0.5", "1e-9", "a=b", ""]
 
 
 def test_a_run_without_a_number_says_why():

@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, ValidationInfo
 
 from rift.backbones import _hub
 from rift.errors import ModelError
@@ -41,6 +41,8 @@ Architecture = Literal[
 ]
 
 
+OPENS_FILES = True  # of the machine that it runs on: no choice for those who only look at its page
+
 # timm's usual weights of an architecture give the pixel normalization, but for one where they are not those of CLIP itself
 TAGS = {"vit_large_patch14_clip_224": "datacompxl"}
 
@@ -59,9 +61,14 @@ def _found(path: str) -> str:
     return str(file)
 
 
+def _named(path: str, info: ValidationInfo) -> str:
+    """Return the path as it is where it was stored: the file may be gone, or on the machine that a bundle came from."""
+    return path if info.context and info.context.get("stored") else _found(path)
+
+
 def load(
     *,
-    path: Annotated[str, AfterValidator(_found), Field(min_length=1, max_length=4096, description="the .safetensors file")],
+    path: Annotated[str, AfterValidator(_named), Field(min_length=1, max_length=4096, description="the .safetensors file")],
     architecture: Annotated[
         Architecture, Field(description="timm's name of the architecture the file was saved from")
     ] = "vit_tiny_patch16_224",
@@ -69,6 +76,8 @@ def load(
     """Return the ViT of a local file; raises `model.weights` when the file is absent, not safetensors, or does not fit."""
     import timm  # takes seconds, and a menu asks for settings only
 
+    if Path(path).name == path and not Path(path).is_file():  # as a bundle keeps it
+        raise ModelError("model.weights", f"{path} is the name of a file on the machine where this was trained; it is not here.")
     file = Path(_found(path))
     state, weights = _hub.read(file, file.name)
     tower, is_clip = f"{architecture}.{TAGS.get(architecture, '')}".rstrip("."), "_clip_" in architecture

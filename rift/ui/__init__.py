@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 import socket
+import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import gradio as gr
 from gradio.context import LocalContext
+from starlette.middleware import Middleware
 
-from rift import __version__, cage, example, visitors
+from rift import __version__, archive, cage, example, visitors
 from rift.errors import SettingError
 from rift.runs import Lab
-from rift.ui import endpoints, hosted, state, tabs
+from rift.ui import endpoints, fresh, guard, hosted, state, tabs
 from rift.ui.files import Files
 from rift.ui.state import REMEMBERED, App
 from rift.visitors import Everyone, Labs
@@ -38,16 +42,25 @@ KEY = (
 })()</script>"""
 )
 ASSETS = Path(__file__).parents[2] / "assets"
+MOST_SESSIONS = 500  # whose state is remembered, 34 kB each and more
+MOST_WAITING = 256  # events; beyond it a page is told that the server is busy
+OPEN_DOOR = (
+    "warning: RIFT Lab has no password, and listening on {host} it answers whoever reaches this machine: they see every image "
+    "and run of the lab, can change and delete them. Use 127.0.0.1, or put a door with a password in front (see RIFT_HOSTS)."
+)
 TITLE = """
 <header class="rift head"><h1>RIFT Lab</h1><p>Finetune a Vision Transformer on your images with and without RIFT,
 and see what it learns and what it forgets.</p><p class="warn">Research demo, not for diagnosis</p></header>
 """
 
 
-def build(lab: Lab, device: str = "auto", public: bool = False) -> tuple[gr.Blocks, Files]:
-    """Return the page over a lab and the files it serves; on a public server every visitor has a lab of their own in it."""
+def build(lab: Lab, device: str = "auto", public: bool = False, apart: bool = False) -> tuple[gr.Blocks, Files]:
+    """Return the page over a lab and the files it serves.
+
+    Where it is `public`, nothing in it names a file of this machine; where visitors are kept `apart`, each has a lab in that lab.
+    """
     shown = example.place(lab.root / "example")
-    labs = Everyone(lab.root, shown, who) if public else Labs(lab, shown)
+    labs = Everyone(lab.root, shown, who) if apart else Labs(lab, shown)
     files = Files(labs, lab)
     with gr.Blocks(title="RIFT Lab", analytics_enabled=False, delete_cache=(3600, 86400)) as blocks:
         memory = gr.BrowserState(dict(REMEMBERED), storage_key="rift-lab", secret="rift-lab-1")
@@ -59,7 +72,7 @@ def build(lab: Lab, device: str = "auto", public: bool = False) -> tuple[gr.Bloc
         gr.HTML(TITLE)
         bar = gr.Row(elem_id="status-row")
         with gr.Tabs(selected="data", elem_id="tabs", overflow_behavior="wrap") as bar_of_tabs:
-            app = App(labs, files, device, blocks, memory, mark, bar_of_tabs, ready)
+            app = App(labs, files, device, blocks, memory, mark, bar_of_tabs, ready, public)
             for name, module in pages():
                 with gr.Tab(module.TITLE, id=name, elem_id=f"tab-{name}", render_children=True) as app.tab:
                     module.build(app)
@@ -83,13 +96,18 @@ def pages() -> list[tuple[str, ModuleType]]:
     return sorted(found, key=lambda pair: pair[1].ORDER)
 
 
-def serve(root: Path, host: str, port: int, device: str = "auto", public: bool = False, block: bool = True) -> gr.Blocks:
+def serve(root: Path, host: str, port: int, device: str = "auto", apart: bool = False, block: bool = True) -> gr.Blocks:
     """Serve the page and print its address when it answers; port 0 takes a free one, `setting.range` for one that is taken."""
+    public = apart or not guard.is_loopback(host)
+    fresh.begin()
     lab = Lab(root)
     cage.warm()
-    blocks, files = build(lab, device, public)
+    blocks, files = build(lab, device, public, apart)
     visitors.keep_house(lab.root, device)
-    blocks.queue(default_concurrency_limit=4, api_open=False)
+    blocks.queue(max_size=MOST_WAITING, default_concurrency_limit=4, api_open=False)
+    limits = archive.PUBLIC if apart else archive.LOCAL
+    if public and not apart:
+        print(OPEN_DOOR.format(host=host), file=sys.stderr, flush=True)
     try:
         _, address, _ = blocks.launch(
             server_name=host,
@@ -101,14 +119,17 @@ def serve(root: Path, host: str, port: int, device: str = "auto", public: bool =
             enable_monitoring=False,
             show_error=False,
             ssr_mode=False,
+            mcp_server=False,
             pwa=False,
             strict_cors=True,
             footer_links=[],
-            max_file_size="500mb",
+            allowed_paths=[],
+            state_session_capacity=MOST_SESSIONS,
+            max_file_size=limits.upload_bytes,
             blocked_paths=[str(lab.root.resolve())],
             theme=_theme(),
-            head=f"<style>{(ASSETS / 'app.css').read_text()}</style>{KEY if public else ''}{_early()}",
-            app_kwargs={"routes": files.routes(), "docs_url": None, "redoc_url": None, "openapi_url": None},
+            head=f"<style>{(ASSETS / 'app.css').read_text()}</style>{KEY if apart else ''}{_early()}",
+            app_kwargs=_app(files, host, limits),
         )
     except OSError as error:
         raise SettingError("setting.range", f"The port {port} of {host} cannot be used: {error}") from None
@@ -116,6 +137,16 @@ def serve(root: Path, host: str, port: int, device: str = "auto", public: bool =
     if block:
         blocks.block_thread()
     return blocks
+
+
+def _app(files: Files, host: str, limits: archive.Limits) -> dict[str, Any]:
+    """Return what FastAPI is made with: our own addresses, the guard before all of them, and no pages that describe it."""
+    named = {one.strip().lower() for one in os.environ.get("RIFT_HOSTS", "").split(",") if one.strip()}
+    rules = guard.Rules(limits.upload_bytes, hosts=frozenset(named | guard.LOOPBACK if named or guard.is_loopback(host) else ()))
+    if hosted.on_spaces():  # each visitor has an address of their own there, and the machine is small
+        rules = guard.public(limits.upload_bytes)
+    off = {"docs_url": None, "redoc_url": None, "openapi_url": None}
+    return {"routes": files.routes(), "middleware": [Middleware(guard.Guard, rules=rules)], **off}
 
 
 def _early() -> str:

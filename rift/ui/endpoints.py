@@ -31,7 +31,7 @@ def build(app: App) -> None:
         files: list[Path] = []
         try:
             with visitors.as_(lab):
-                if app.public and isinstance(settings, dict) and settings.get("consent") is True:
+                if app.apart and isinstance(settings, dict) and settings.get("consent") is True:
                     settings = {name: value for name, value in settings.items() if name != "consent"}
                     visitors.consent(app.lab, True)
                 return remote.start(app.lab, data, settings, device=device(), uploaded=functools.partial(_uploaded, app, files))

@@ -14,9 +14,14 @@ LOOK_SECONDS = 3.0
 WHERE = "The GPU is lent by the call, and each visitor has a share of it a day; the CPU is slower and has no such limit."
 
 
+def on_spaces() -> bool:
+    """Whether this process runs as a Space."""
+    return bool(os.environ.get("SPACE_ID"))
+
+
 def build(app: App) -> None:
     """Add these parts to the page; elsewhere there are none."""
-    if os.environ.get("SPACE_ID"):
+    if on_spaces():
         gr.DuplicateButton("Duplicate this Space", size="sm", elem_id="duplicate")
     if lending.active():
         _lend(app)

@@ -55,6 +55,7 @@ class App:
     mark: gr.Textbox  # its change is that of the memory
     tabs: gr.Tabs
     ready: gr.State  # the comparison whose results are on show, and how many runs they are of
+    public: bool = False  # whether others than who sits at this machine may look at the page
     tab: Any = None  # the tab that is built now; its `select` says when it is opened
     follow: list[tuple[list[Any], Callable[[Shown], list[Any]]]] = field(default_factory=list)
     show: list[tuple[list[Any], Callable[[Shown], list[Any]]]] = field(default_factory=list)
@@ -66,8 +67,8 @@ class App:
         return self.labs["lab"]
 
     @property
-    def public(self) -> bool:
-        """Whether this is a public server, where every visitor has a lab."""
+    def apart(self) -> bool:
+        """Whether visitors are kept apart, each in a lab of their own."""
         return isinstance(self.labs, Everyone)
 
     def door(self) -> Lab:

@@ -88,8 +88,9 @@ def control(name: str, field: pydantic.fields.FieldInfo, value: Any = None) -> A
 class Menu:
     """One menu of the catalog as a drop-down, the chosen one's sentence and its settings; `read` turns values into a Choice."""
 
-    def __init__(self, menu: str, default: str, label: str):
-        self.menu, names = menu, catalog.names(menu)
+    def __init__(self, menu: str, default: str, label: str, files: bool = True):
+        """Build it; without `files` it has no choice that opens a file of this machine."""
+        self.menu, names = menu, [name for name in catalog.names(menu) if files or not catalog.opens_files(menu, name)]
         self.pick = gr.Dropdown(list(names), value=default, label=label, elem_id=f"pick-{menu}")
         self.about = gr.HTML(self._about(default))
         self.inputs: list[Any] = [self.pick]

@@ -47,7 +47,7 @@ PATIENTS = "Images of one patient stay on one side of the test, so that it canno
 def build(app: App) -> None:
     """Fill the tab: three ways in, then what the chosen set is and how it is split; below, the natural images."""
     gr.HTML('<div class="rift"><h2>Your images</h2></div>')
-    if app.public:
+    if app.apart:
         _ask(app)
     with gr.Tabs(elem_id="ways", selected="classes", overflow_behavior="wrap"):
         with gr.Tab("Class by class", id="classes", render_children=True):

@@ -213,7 +213,7 @@ def _stored(app: App, tab: gr.Tab) -> None:
     gr.HTML(
         html(
             '<div class="rift"><h2>What is stored, where and until when</h2><p class="about">{text}</p></div>',
-            text=STORED_PUBLIC if app.public else STORED,
+            text=STORED_PUBLIC if app.apart else STORED,
         )
     )
     sizes = gr.HTML(elem_id="stored")

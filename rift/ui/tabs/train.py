@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from rift import api, dataset, lineup, outlook, service, twin
+from rift import api, catalog, dataset, lineup, outlook, service, twin
 from rift.config import PRESETS, Choice, Training
 from rift.errors import SettingError, UserError
 from rift.orders import Order
@@ -56,7 +56,7 @@ class Controls:
                 self.level = gr.Radio(list(LEVELS), value="Standard", label="Effort", info=_levels())
                 self.task = gr.Dropdown(TASKS, value="", label="Task", info=TASK_INFO, elem_id="task")
             with gr.Column(min_width=320):
-                self.backbone = Menu("backbones", "embedded", "Pretrained backbone")
+                self.backbone = Menu("backbones", "embedded", "Pretrained backbone", files=not app.public)
         self.arms = Arms()
         self.paired = gr.HTML()
         with gr.Accordion("All training settings", open=False):
@@ -76,6 +76,8 @@ class Controls:
         home, data, source = self.app.data(memory)
         if not data:
             raise SettingError("setting.unknown", "Choose images on the Data tab first.")
+        if self.app.public:
+            catalog.refuse_files("backbones", str(rest[len(self.form.inputs)]))
         line_up = lineup.fields(self.arms.read(arms))
         if seeds is None or not 1 <= seeds <= twin.SEEDS:
             raise SettingError("setting.range", f"Give 1 to {twin.SEEDS} seeds.")
@@ -149,14 +151,14 @@ def build(app: App) -> None:
         if not text:
             return ["", *nothing]
         try:
-            saved = twin.load(text)
+            saved = twin.load(text, files=not app.public)
         except UserError as error:
             return [problem(error), *nothing]
         return ["", {**(memory or {}), "shots": saved.training.shots}, *controls.fill(saved)]
 
     def recalled(text: str) -> list[Any]:
         try:
-            return controls.fill(twin.load(text))
+            return controls.fill(twin.load(text, files=not app.public))
         except UserError:  # none, or of another version
             return [gr.skip()] * len(controls.filled)
 
