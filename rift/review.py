@@ -2,7 +2,8 @@
 
 Codes of items, beside those of errors: data.orientation data.alpha data.color data.depth data.frames (how a picture was altered),
 data.duplicate (a copy was dropped), data.left_out (its class was), data.unlabeled (a file without a class), data.extension
-data.constant data.mixed data.few data.imbalance data.empty data.name data.groups data.leak data.encoding (warnings).
+data.constant data.mixed data.few data.imbalance data.empty data.name data.groups data.leak data.encoding data.near
+data.shortcut (warnings).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Annotated, BinaryIO, NamedTuple
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from rift import images
+from rift import copies, images, shortcuts
 from rift.archive import Limits, plain
 from rift.errors import DataError
 
@@ -82,6 +83,8 @@ class Record:
     depth: int
     gray: bool
     change: Item | None
+    signature: np.ndarray  # see `copies`
+    traits: shortcuts.Traits
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -139,8 +142,9 @@ def _record(entry: Entry, id: str, image: images.Image, start: int, length: int,
         change = Item(file=id, code=image.changes[0][0], message=" ".join(sentence for _, sentence in image.changes))
     sha = hashlib.sha256(f"{pixels.shape}{pixels.dtype}".encode())
     sha.update(pixels.data)
-    hash = sha.hexdigest()
-    return Record(id, entry.label, entry.group, entry.given, hash, start, length, image.depth, images.is_gray(pixels), change)
+    hash, traits = sha.hexdigest(), shortcuts.of(pixels, image.format)
+    outside = traits.gray, change, copies.signature(pixels), traits
+    return Record(id, entry.label, entry.group, entry.given, hash, start, length, image.depth, *outside)
 
 
 def refuse_twins(names: set[str]) -> None:
@@ -159,18 +163,23 @@ def without_copies(records: list[Record], notes: Notes) -> list[Record]:
     rank = {"test": 0, "validation": 1, "train": 2, "": 3}
     kept: dict[str, Record] = {}
     conflicts = []
+    moved = 0
     for record in sorted(records, key=lambda record: (rank[record.given], record.id)):
         first = kept.setdefault(record.hash, record)
         if first is record:
             continue
         if first.label != record.label:
             conflicts.append(f"{first.id!r} ({said(first.label)}) and {record.id!r} ({said(record.label)})")
+        moved += first.given != record.given
         sides = f" It stood in both {first.given} and {record.given}." if first.given != record.given else ""
         message = f"The same picture as {first.id!r}.{sides}"
         notes.skipped.append(Item(file=record.id, code="data.duplicate", message=message, pictures=(first.id,)))
     if conflicts:
         most = "; ".join(conflicts[:3]) + (f"; and {len(conflicts) - 3} more" if len(conflicts) > 3 else "")
         raise DataError("data.conflict", f"The same picture stands under two classes: {most}. Keep each under one class.")
+    if moved:
+        message = f"{moved} pictures stood in more than one of the given parts; each stays once, the one in the test part first."
+        notes.warnings.append(Item(file="", code="data.duplicate", message=message))
     return list(kept.values())
 
 

@@ -12,8 +12,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = (
     "errors config memory",
-    "catalog lessons archive images model similarity statistics figures vocabulary runs findings stratify",
+    "catalog lessons archive images model similarity statistics figures vocabulary runs findings stratify"
+    " copies lookalikes shortcuts intact",
     "review table snapshot views captures verdict layers places",
+    "hints manifest",
     "dataset labeled differences",
     "patients",
     "upload backbones tasks methods regularizers natural samples trained",
