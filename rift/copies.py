@@ -19,6 +19,7 @@ COMMON = 30  # pictures from which on a set has a common part
 FAINT = 2.0  # gray levels that a picture varies by: a fainter one has nothing to go by
 MOST = 40_000  # pictures; all pairs of more would take minutes
 FOLLOWERS = 4  # copies of a picture that are looked at: all others are copies of these
+BLOCK = 64  # pictures that are compared with all others at once
 WAYS = ("", "mirrored", "upside down", "turned by 180 degrees")
 
 _ORDER = np.arange(KEPT)
@@ -48,17 +49,23 @@ def pairs(signatures: np.ndarray) -> list[tuple[int, int, str]]:
     whole = signatures.astype(np.float32)
     common = whole.mean(0) if len(whole) >= COMMON else np.zeros(whole.shape[1], np.float32)
     kinds = [np.ascontiguousarray(whole[:, parity == _PARITY]) for parity in range(4)]
+    shared = np.stack([whole @ (common * signs) for signs in _SIGNS])  # (4, n), with the common part, mirrored in each way
+    alone = np.sqrt(
+        np.maximum(np.einsum("nd,nd->n", whole, whole) - 2 * shared + common @ common, 0)
+    )  # (4, n), lengths of what remains
     found = []
-    for start in range(0, len(whole), 128):
-        even, right, down, both = (kind[start : start + 128] @ kind[start:].T for kind in kinds)
+    for start in range(0, len(whole), BLOCK):
+        here = slice(start, start + BLOCK)
+        even, right, down, both = (kind[here] @ kind[start:].T for kind in kinds)
         cosines = np.stack([even + right + down + both, even - right + down - both, even + right - down - both])
-        cosines = np.concatenate([cosines, [even - right - down + both]])
-        best = cosines.max(0)
-        for row in np.flatnonzero((best >= LEAST).any(1)):
-            after = row + 1 + np.flatnonzero(best[row, row + 1 :] >= LEAST)
+        cosines = np.concatenate([cosines, [even - right - down + both]])  # (4, BLOCK, n - start)
+        if cosines.max(initial=0) < LEAST:
+            continue
+        remaining = cosines - shared[:1, here, None] - shared[:, None, start:] + common @ common
+        copied = (cosines >= LEAST) & (remaining >= LEAST_ALONE * alone[:1, here, None] * alone[:, None, start:])
+        for row in np.flatnonzero(copied.any((0, 2))):
+            after = row + 1 + np.flatnonzero(copied[:, row, row + 1 :].any(0))
             for column in after[:FOLLOWERS].tolist():
-                way = int(cosines[:, row, column].argmax())
-                one, other = whole[start + row] - common, whole[start + column] * _SIGNS[way] - common
-                if one @ other >= LEAST_ALONE * np.linalg.norm(one) * np.linalg.norm(other):
-                    found.append((start + int(row), start + column, WAYS[way]))
+                way = np.where(copied[:, row, column], cosines[:, row, column], -1).argmax()
+                found.append((start + int(row), start + column, WAYS[way]))
     return found

@@ -195,8 +195,9 @@ def _publish(
             raise
         stored = json.loads((folder / "manifest.json").read_text())
         if not intact.holds(folder / "blobs.bin", stored):
-            os.rename(folder, workshop / "damaged")
-            shutil.copytree(workshop, folder, ignore=shutil.ignore_patterns("damaged"))
+            with tempfile.TemporaryDirectory(dir=root, prefix=".damaged-") as aside:
+                os.replace(folder, Path(aside) / "set")
+                os.rename(workshop, folder)
             return load(folder)
         # The same images, perhaps encoded otherwise: the stored bytes and their offsets stay.
         stored |= {key: document[key] for key in ("name", "about", "report")}

@@ -66,6 +66,7 @@ class Notes:
     skipped: list[Item] = field(default_factory=list)
     warnings: list[Item] = field(default_factory=list)
     classes: set[str] = field(default_factory=set)
+    cut: dict[str, str] = field(default_factory=dict)  # class names as they are shown, and before they were cut short
     columns: dict[str, dict[str, str]] = field(default_factory=dict)  # of a table, beside what is read: {name: {id: value}}
 
 
@@ -178,7 +179,9 @@ def without_copies(records: list[Record], notes: Notes) -> list[Record]:
         most = "; ".join(conflicts[:3]) + (f"; and {len(conflicts) - 3} more" if len(conflicts) > 3 else "")
         raise DataError("data.conflict", f"The same picture stands under two classes: {most}. Keep each under one class.")
     if moved:
-        message = f"{moved} pictures stood in more than one of the given parts; each stays once, the one in the test part first."
+        message = (
+            f"Pictures that stood in more than one of the given parts: {moved}. Each stays once, if it can in the test part."
+        )
         notes.warnings.append(Item(file="", code="data.duplicate", message=message))
     return list(kept.values())
 
