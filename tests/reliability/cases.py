@@ -277,6 +277,7 @@ def folder(name: str) -> Make:
 PATIENTS = "\n".join(
     [f"{HEADER},patient,split", *(f"{row},p{n // 2},{'test' if n % 4 == 1 else 'train'}" for n, row in enumerate(ROWS))]
 )
+PROMISE = struct.pack("<4sHHHHLLH", b"PK\5\6", 0, 0, 65535, 65535, 200_000_000, 64, 0)  # four million entries
 LINK = (stat.S_IFLNK | 0o777) << 16
 SMALL = replace(LOCAL, expanded_bytes=50_000, upload_bytes=40_000, member_bytes=30_000)
 SOME = replace(LOCAL, classes=49)
@@ -425,6 +426,7 @@ CASES = [
     Case("Z10 overlap", overlapping, "R", "data.bomb", "shares its bytes"),
     Case("Z11 zip in zip", x(lambda rng: zipped(good(rng)), "zip"), "S", "data.image", "archive inside"),
     Case("Z12 100 k members", crowd(100_000), "R", "data.too_many", "20,000", options={"limits": PUBLIC}),
+    Case("Z12 promised", lambda rng: b"PK\3\4" + bytes(60) + PROMISE, "R", "data.too_many", "200,000"),
     Case("Z13 deep", extra("a/" * 2100 + "x.png", b"x"), "R", "data.archive", "20 folders deep"),
     Case("Z14 long", extra("cat/" + "n" * 300 + ".png", b"x"), "R", "data.archive", "255 characters"),
     Case("Z15 encrypted", entry(flag_bits=1), "R", "data.archive", "password"),

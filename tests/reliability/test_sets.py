@@ -229,6 +229,8 @@ def test_the_rule_is_judged_on_patients_that_it_has_not_seen():
     labels = [["ill", "well"][one] for one in rng.permutation([0, 1] * 6)[unit]]
     traits = [trait(width=200 + 10 * int(one)) for one in rng.permutation(12)[unit]]
     assert found(traits, labels) and found(traits, labels, unit) == []
+    folds = shortcuts._folds(np.unique(labels, return_inverse=True)[1], unit)
+    assert all(len(set(folds[unit == one].tolist())) == 1 for one in range(12)) and len(set(folds.tolist())) == shortcuts.FOLDS
 
 
 def test_a_rare_class_that_its_size_names_is_told_though_the_commonest_is_right_for_nearly_all():
