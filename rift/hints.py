@@ -45,7 +45,7 @@ def _near(records: Sequence[Record], patients: np.ndarray, notes: Notes) -> np.n
     end = end if kept else "a class has too few others, so they may stand on both sides of the split: the test score will flatter"
     _tell(records, pairs, f"{count} pictures are near copies of another (saved again, resized or mirrored): {{}}; {end}.", notes)
     if two := [pair for pair in pairs if records[pair[0]].label != records[pair[1]].label]:
-        _tell(records, two, "Near copies stand under two classes: {}; one of the labels must be wrong.", notes)
+        _tell(records, two, "Near copies stand under two classes: {}; one of the labels is probably wrong.", notes)
     if sides := [pair for pair in pairs if parts[pair[0]] != parts[pair[1]]]:
         _tell(records, sides, "Near copies stand in more than one of the given parts: {}; the test score will flatter.", notes)
     return near if kept else None
