@@ -1,7 +1,8 @@
 """Image sets on disk: decoded once, checked, named by the hash of their content, and split without leaks.
 
 `root/<digest>/` holds `manifest.json`, `blobs.bin` (the encoded pictures back to back, in the order of their ids) and one
-`pixels-<size>.npy` for every size that was asked for. It is written beside its place and renamed at the end.
+`pixels-<size>.npy` for every size that was asked for. It is written beside its place and renamed at the end, and what changes
+in it later is noticed (`intact`).
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from typing import BinaryIO
 
 import numpy as np
 
-from rift import catalog, images, review, scans, stratify
+from rift import catalog, hints, images, intact, manifest, review, scans, stratify
 from rift.archive import LOCAL, Limits, plain
-from rift.config import Choice, Training, digest
+from rift.config import Choice, Training
 from rift.errors import DataError, SettingError
 from rift.review import PARTS, WORKSHOP, Notes, Progress, Record, Report
 
@@ -38,6 +39,7 @@ class ImageSet:
     given: np.ndarray  # (n,) str, "", "train", "validation" or "test" as the upload says
     report: Report
     about: str = ""
+    near: np.ndarray | None = None  # (n,) int64, near copies of one picture share a number
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -55,13 +57,16 @@ class ImageSet:
         """Return all images as `(n, size, size, 3)` uint8, or uint16 if any is deeper; decoded once per size, then mapped.
 
         Writing into the result changes this process's copy only. Two processes may ask at once: the last to finish wins.
+        Raises `data.changed` where pictures or labels are not those that were stored.
         """
+        intact.check(json.loads((self.folder / "manifest.json").read_text()))
         path = self.folder / f"pixels-{size}.npy"
-        if not path.exists():
+        if not intact.whole(path):
             handle, partial = tempfile.mkstemp(dir=self.folder, prefix=f".pixels-{size}-")
             os.close(handle)
             try:
                 self._decode(Path(partial), size)
+                intact.end(Path(partial))
                 os.replace(partial, path)
             finally:
                 Path(partial).unlink(missing_ok=True)
@@ -71,11 +76,9 @@ class ImageSet:
         """Return one image `(size, size, 3)`, uint8 or uint16; only this one is decoded. Raises IndexError for a wrong index."""
         if not 0 <= index < len(self):
             raise IndexError(index)
-        manifest = json.loads((self.folder / "manifest.json").read_text())
-        start, end = manifest["offsets"][index : index + 2]
+        stored = json.loads((self.folder / "manifest.json").read_text())
         with self._blobs() as file:
-            file.seek(start)
-            return images.fit(images.read(file.read(end - start), depth=manifest["depth"]).pixels, size)
+            return images.fit(images.read(intact.picture(file, stored, index), depth=stored["depth"]).pixels, size)
 
     @property
     def has_pictures(self) -> bool:
@@ -93,14 +96,13 @@ class ImageSet:
         return {part: len(getattr(split, part)) for part in PARTS}
 
     def _decode(self, path: Path, size: int) -> None:
-        manifest = json.loads((self.folder / "manifest.json").read_text())
-        offsets, depth = manifest["offsets"], manifest["depth"]
+        stored = json.loads((self.folder / "manifest.json").read_text())
+        depth = stored["depth"]
         dtype = np.uint8 if depth == 8 else np.uint16
         pixels = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(len(self), size, size, 3))
         with self._blobs() as file:
             for index in range(len(self)):
-                data = file.read(offsets[index + 1] - offsets[index])
-                image = images.fit(images.read(data, depth=depth).pixels, size)
+                image = images.fit(images.read(intact.picture(file, stored, index), depth=depth).pixels, size)
                 pixels[index] = image if image.dtype == dtype else image.astype(np.uint16) * 257
         pixels.flush()
 
@@ -134,14 +136,18 @@ def store(
             review.refuse_twins(notes.classes)
             records = review.without_copies(seen, notes)
             records = scans.grouped(review.with_enough(records, notes, least, least_classes, leave_out_small, limits), notes)
-            review.remark(records, notes, least, _names(seen) - _names(records))
+            hints.overall(records, notes, least, manifest.names(seen) - manifest.names(records))
             records.sort(key=lambda record: record.id)
+            near = hints.remark(records, notes) if least > 1 else None
+            sums = []
             with (workshop / "blobs.bin").open("wb") as blobs:
                 for record in records:
                     spool.seek(record.start)
-                    blobs.write(spool.read(record.length))
+                    data = spool.read(record.length)
+                    sums.append(intact.sum_of(data))
+                    blobs.write(data)
         (workshop / "spool").unlink()
-        return _publish(workshop, root, records, name, about, notes)
+        return _publish(workshop, root, records, name, about, notes, near, sums)
     finally:
         shutil.rmtree(workshop, ignore_errors=True)
 
@@ -164,63 +170,40 @@ def load(folder: Path) -> ImageSet:
         given=np.array(stored["given"], dtype=np.str_),
         report=Report.model_validate(stored["report"]),
         about=stored["about"],
+        near=None if stored.get("near") is None else np.array(stored["near"], dtype=np.int64),
     )
 
 
-def _publish(workshop: Path, root: Path, records: list[Record], name: str, about: str, notes: Notes) -> ImageSet:
+def _publish(
+    workshop: Path,
+    root: Path,
+    records: list[Record],
+    name: str,
+    about: str,
+    notes: Notes,
+    near: list[int] | None,
+    sums: list[str],
+) -> ImageSet:
     """Write the manifest and move the folder into place; where it already is, only name and report are new."""
-    classes = sorted(_names(records))
-    labels = [
-        classes.index(record.label) if isinstance(record.label, str) else [int(name in record.label) for name in classes]
-        for record in records
-    ]
-    groups = _numbered([record.group for record in records])
-    rows = [
-        [record.id, record.hash, label, -1 if groups is None else groups[index], record.given]
-        for index, (record, label) in enumerate(zip(records, labels, strict=True))
-    ]
-    changed = tuple(record.change for record in records if record.change)
-    report = Report(kept=len(records), changed=changed, skipped=tuple(notes.skipped), warnings=tuple(notes.warnings))
-    manifest = {
-        "schema": 1,
-        "name": plain(name),
-        "about": about,
-        "digest": digest({"classes": classes, "images": rows}),
-        "classes": classes,
-        "depth": max(record.depth for record in records),
-        "report": report.model_dump(mode="json"),
-        "ids": [record.id for record in records],
-        "labels": labels,
-        "groups": groups,
-        "given": [record.given for record in records],
-        "offsets": np.cumsum([0, *(record.length for record in records)]).tolist(),
-    }
-    folder = root / str(manifest["digest"])
-    (workshop / "manifest.json").write_text(json.dumps(manifest))
+    document = manifest.of(records, name, about, notes, near, sums)
+    folder = root / str(document["digest"])
+    (workshop / "manifest.json").write_text(json.dumps(document))
     try:
         os.rename(workshop, folder)
     except OSError:
         if not (folder / "manifest.json").exists():
             raise
-        # The same images, perhaps encoded otherwise: the stored bytes and their offsets stay.
         stored = json.loads((folder / "manifest.json").read_text())
-        stored |= {key: manifest[key] for key in ("name", "about", "report")}
+        if not intact.holds(folder / "blobs.bin", stored):
+            with tempfile.TemporaryDirectory(dir=root, prefix=".damaged-") as aside:
+                os.replace(folder, Path(aside) / "set")
+                os.rename(workshop, folder)
+            return load(folder)
+        # The same images, perhaps encoded otherwise: the stored bytes and their offsets stay.
+        stored |= {key: document[key] for key in ("name", "about", "report")}
         (workshop / "manifest.json").write_text(json.dumps(stored))
         os.replace(workshop / "manifest.json", folder / "manifest.json")
     return load(folder)
-
-
-def _names(records: list[Record]) -> set[str]:
-    return {name for record in records for name in record.classes}
-
-
-def _numbered(groups: list[str | None]) -> list[int] | None:
-    """Return a number per group; an image without one is a group of its own."""
-    if not any(groups):
-        return None
-    numbers = {group: number for number, group in enumerate(sorted({group for group in groups if group}))}
-    alone = iter(range(len(numbers), len(numbers) + len(groups)))
-    return [numbers[group] if group else next(alone) for group in groups]
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,7 +216,7 @@ class Split:
 
 
 def split(images: ImageSet, seed: int, *, validation: float = 0.2, test: float = 0.2) -> Split:
-    """Split by the seed: every class in every part, images of one group (patient) in one part only.
+    """Split by the seed: every class in every part, images of one group (patient) and near copies in one part only.
 
     Of findings each part has images with and without every one. Parts that the upload gives stay as they are; missing ones are
     cut from its training part, as shares of that part. Raises `data.too_few` where a class has too few images or groups to be in
@@ -246,7 +229,7 @@ def split(images: ImageSet, seed: int, *, validation: float = 0.2, test: float =
     shares = {name: share for name, share in (("validation", validation), ("test", test)) if not len(parts[name])}
     shares["train"] = 1 - sum(shares.values())
     columns = stratify.columns_of(images.labels[pool])
-    units = np.arange(len(pool)) if images.groups is None else np.unique(images.groups[pool], return_inverse=True)[1]
+    units = stratify.units_of([one[pool] for one in (images.groups, images.near) if one is not None], len(pool))
     _refuse_short(images, columns, units, len(shares))
     wanted, several = np.array(list(shares.values())), images.task == "multi_label"
     for attempt in range(20):  # the greedy cut can fail where groups hold several classes; another order may do
@@ -296,5 +279,6 @@ def _refuse_short(images: ImageSet, columns: np.ndarray, units: np.ndarray, part
             short.append(f"{name} ({count})")
     if short:
         what = "training images" if images.groups is None else "patients or cases to train on"
+        what += "" if images.near is None else " (near copies count once)"
         mend = f"each class needs {parts}, one for each part; add some, or leave the class out"
         raise DataError("data.too_few", f"Too few {what} in {', '.join(short)}: {mend}.")

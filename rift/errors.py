@@ -2,7 +2,7 @@
 
 UserError                what the command line prints as `error[CODE]: sentence` and the page shows as a message
 ├── DataError            data.archive data.escape data.bomb data.image data.label data.one_class data.too_few
-│                        data.conflict data.too_many data.missing data.burned_in data.consent
+│                        data.conflict data.too_many data.missing data.changed data.burned_in data.consent
 ├── ModelError           model.unknown model.weights model.offline
 ├── SettingError         setting.range setting.unknown
 └── RunError             run.memory run.diverged run.disk run.stopped run.missing run.quota run.read_only
@@ -46,6 +46,7 @@ class DataError(UserError):
             "data.conflict",
             "data.too_many",
             "data.missing",
+            "data.changed",
             "data.burned_in",
             "data.consent",
         ]

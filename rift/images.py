@@ -3,7 +3,7 @@
 PNG, JPEG, TIFF, BMP, WebP and DICOM are read; every picture is decoded to its last pixel, so a damaged one is found here.
 Pictures deeper than 8 bits keep their levels as uint16. Two exceptions are said in `changes`: colored TIFF of 16 bits
 (Pillow reads 8 of them), and 32-bit integer or float values that do not fit into 16 bits (stretched from smallest to largest).
-Color profiles (ICC) are not applied.
+Color profiles (ICC) are not applied; one other than sRGB is said.
 """
 
 from __future__ import annotations
@@ -166,6 +166,9 @@ def _decode(data: bytes, depth: int | None) -> Image:
         changes.append(("data.orientation", "Turned upright as its EXIF orientation says."))
     if getattr(picture, "is_animated", False):
         changes.append(("data.frames", "It holds several frames or pages; the first is used."))
+    profile = picture.info.get("icc_profile") or b"sRGB"
+    if b"sRGB" not in profile.replace(b"\0", b""):  # newer profiles hold their name in UTF-16
+        changes.append(("data.color", "Its color profile is not sRGB and is not applied; colors may look different."))
     kind = "JPEG" if picture.format == "MPO" else str(picture.format)
     picture.load()  # all of it, or an error: LOAD_TRUNCATED_IMAGES stays unset
     values = _deep(picture, data, changes)

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections import defaultdict
 
-from rift import table
+from rift import lookalikes, table
 from rift.archive import Limits, Member, plain
 from rift.errors import DataError
 from rift.review import Entry, Item, Label, Notes, said
@@ -14,17 +14,21 @@ from rift.review import Entry, Item, Label, Notes, said
 
 def class_name(text: str, notes: Notes) -> str:
     """Return a class's name without invisible characters, composed (NFC), with a warning when that changed or confuses it."""
-    cleaned = plain(text)
+    cleaned, whole = plain(text), plain(text, len(text))
     if not cleaned:
         raise DataError("data.label", "A class name is empty or invisible; give each class a readable name.")
+    if notes.cut.setdefault(cleaned, whole) != whole:
+        raise DataError(
+            "data.label", f"Two class names start with the same {len(cleaned) - 1} characters; give them shorter names."
+        )
     if cleaned != text.strip():
         points = " ".join(f"U+{ord(c):04X}" for c in text if c not in cleaned)[:200] or "letters composed, spaces or length"
         warning = Item(file="", code="data.name", message=f"The class name {cleaned!r} was cleaned ({points}).")
     else:
-        scripts = {unicodedata.name(c, "?").split()[0] for c in cleaned if c.isalpha()}
-        if len(scripts & {"LATIN", "CYRILLIC", "GREEK"}) < 2:
+        scripts = lookalikes.mixed(cleaned)
+        if not scripts:
             return cleaned
-        message = f"The class name {cleaned!r} mixes {' and '.join(sorted(scripts))} letters that may look alike."
+        message = f"The class name {cleaned!r} mixes {' and '.join(scripts)} letters that may look alike."
         warning = Item(file="", code="data.name", message=message)
     if warning not in notes.warnings:
         notes.warnings.append(warning)

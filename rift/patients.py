@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rift import intact
 from rift.config import digest
 from rift.dataset import ImageSet, load
 from rift.errors import SettingError
@@ -109,6 +110,7 @@ def choose(images: ImageSet, key: str) -> ImageSet:
     offer = Offer(*known[key])
     name = stored["origin"] if key == AUTO else digest({"set": stored["origin"], "groups": offer.groups})
     stored |= {"digest": name, "groups": offer.groups, "patients": key, "report": _report(images, offer).model_dump(mode="json")}
+    stored["seal"] = intact.seal(stored)
     target = images.folder.parent / name
     if target.exists():
         return load(target)

@@ -2,14 +2,13 @@
 
 Codes of items, beside those of errors: data.orientation data.alpha data.color data.depth data.frames (how a picture was altered),
 data.duplicate (a copy was dropped), data.left_out (its class was), data.unlabeled (a file without a class), data.extension
-data.constant data.mixed data.few data.imbalance data.empty data.name data.groups data.leak data.encoding data.header (warnings);
-of DICOM also data.window and data.header (how it was read).
+data.constant data.mixed data.few data.imbalance data.empty data.name data.groups data.leak data.encoding data.header data.near
+data.shortcut (warnings); of DICOM also data.window and data.header (how it was read).
 """
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import secrets
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sized
@@ -19,7 +18,7 @@ from typing import Annotated, BinaryIO, NamedTuple
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from rift import images
+from rift import copies, images, shortcuts
 from rift.archive import Limits, plain
 from rift.errors import DataError
 
@@ -70,6 +69,7 @@ class Notes:
     skipped: list[Item] = field(default_factory=list)
     warnings: list[Item] = field(default_factory=list)
     classes: set[str] = field(default_factory=set)
+    cut: dict[str, str] = field(default_factory=dict)  # class names as they are shown, and before they were cut short
     columns: dict[str, dict[str, str]] = field(default_factory=dict)  # of a table, beside what is read: {name: {id: value}}
     without: Mapping[str, str] = field(default_factory=dict)  # files that are not to be read: {id: sentence}
 
@@ -88,6 +88,8 @@ class Record:
     depth: int
     gray: bool
     change: Item | None
+    signature: np.ndarray  # see `copies`
+    traits: shortcuts.Traits
     format: str = ""  # as of the image
     patient: str = ""
 
@@ -157,8 +159,8 @@ def _record(entry: Entry, id: str, image: images.Image, start: int, length: int,
         change = Item(file=id, code=image.changes[0][0], message=" ".join(sentence for _, sentence in image.changes))
     sha = hashlib.sha256(f"{pixels.shape}{pixels.dtype}".encode())
     sha.update(pixels.data)
-    hash = sha.hexdigest()
-    more = (image.depth, images.is_gray(pixels), change, image.format, image.patient)
+    hash, traits = sha.hexdigest(), shortcuts.of(pixels, image.format)
+    more = (image.depth, traits.gray, change, copies.signature(pixels), traits, image.format, image.patient)
     return Record(id, entry.label, entry.group, entry.given, hash, start, length, *more)
 
 
@@ -178,18 +180,25 @@ def without_copies(records: list[Record], notes: Notes) -> list[Record]:
     rank = {"test": 0, "validation": 1, "train": 2, "": 3}
     kept: dict[str, Record] = {}
     conflicts = []
+    moved = 0
     for record in sorted(records, key=lambda record: (rank[record.given], record.id)):
         first = kept.setdefault(record.hash, record)
         if first is record:
             continue
         if first.label != record.label:
             conflicts.append(f"{first.id!r} ({said(first.label)}) and {record.id!r} ({said(record.label)})")
+        moved += first.given != record.given
         sides = f" It stood in both {first.given} and {record.given}." if first.given != record.given else ""
         message = f"The same picture as {first.id!r}.{sides}"
         notes.skipped.append(Item(file=record.id, code="data.duplicate", message=message, pictures=(first.id,)))
     if conflicts:
         most = "; ".join(conflicts[:3]) + (f"; and {len(conflicts) - 3} more" if len(conflicts) > 3 else "")
         raise DataError("data.conflict", f"The same picture stands under two classes: {most}. Keep each under one class.")
+    if moved:
+        message = (
+            f"Pictures that stood in more than one of the given parts: {moved}. Each stays once, if it can in the test part."
+        )
+        notes.warnings.append(Item(file="", code="data.duplicate", message=message))
     return list(kept.values())
 
 
@@ -248,42 +257,6 @@ def _findings_with_enough(
 def _refuse_many(classes: int, limits: Limits) -> None:
     if classes > limits.classes:
         raise DataError("data.too_many", f"There are {classes:,} classes; at most {limits.classes:,} are taken.")
-
-
-def remark(records: list[Record], notes: Notes, least: int, left_out: set[str]) -> None:
-    """Append warnings about the whole set: what a model could learn instead of the task, and what the numbers cannot carry."""
-
-    def warn(code: str, message: str, about: Iterable[Record] = ()) -> None:
-        pictures = tuple(record.id for record in itertools.islice(about, MOST_PICTURES))
-        notes.warnings.append(Item(file="", code=code, message=message, pictures=pictures))
-
-    sizes = Counter(name for record in records for name in record.classes)
-    several = not isinstance(records[0].label, str)
-    for name in sorted(notes.classes - set(sizes) - left_out):
-        warn("data.empty", f"The class {name!r} has no image that could be used.")
-    gray = Counter(name for record in records if record.gray for name in record.classes)
-    shares = {name: gray[name] / sizes[name] for name in sizes}
-    if max(shares.values()) - min(shares.values()) > 0.2:  # our choice: below that it helps a model little
-        low, high = min(shares, key=shares.__getitem__), max(shares, key=shares.__getitem__)
-        told = f"{shares[high]:.0%} of {high!r} are gray, but {shares[low]:.0%} of {low!r}"
-        warn(
-            "data.mixed",
-            f"{told}; a model may learn that instead of the task.",
-            (r for r in records if r.gray and high in r.classes),
-        )
-    if len({record.given for record in records if record.given} & {"test", "validation"}) and any(r.group for r in records):
-        leak([(record.group, record.given, record.id) for record in records], notes)
-    depth = max(record.depth for record in records)
-    if deep := [r for r in records if r.depth > 8 and r.format != "DICOM"]:  # of DICOM each has its own window
-        warn("data.depth", f"{len(deep)} images are deeper than 8 bits; level {2**depth - 1} became white in all of them.", deep)
-    if least > 1 and not several and max(sizes.values()) > 10 * min(sizes.values()):  # mAP counts every finding alike
-        small, large = min(sizes, key=lambda name: (sizes[name], name)), max(sizes, key=lambda name: (sizes[name], name))
-        counts = f"{large} has {sizes[large]} images, {small} {sizes[small]}"
-        warn("data.imbalance", f"{counts}; look at balanced accuracy, not accuracy.")
-    if least > 1 and min(sizes.values()) < 10:
-        smallest, name = "rarest finding" if several else "smallest class", min(sizes, key=lambda name: (sizes[name], name))
-        few = (record for record in records if name in record.classes)
-        warn("data.few", f"The {smallest} has {sizes[name]} images; the intervals will be wide.", few)
 
 
 def leak(images: Iterable[tuple[object, str, str]], notes: Notes) -> None:

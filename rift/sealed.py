@@ -116,6 +116,8 @@ class Manifest(Loose):
     groups: list[Annotated[int, Field(ge=0, lt=2**62)]] | None
     given: list[str]
     offsets: list[Index]
+    near: list[Index] | None = None
+    sums: list[str] | None = None
 
 
 def check(path: Path, name: str) -> None:
@@ -214,7 +216,8 @@ def _manifest(manifest: Manifest, id: str) -> None:
     _demand(len(set(several)) <= 1 and several[:1] in ([], [None], [k]), "its labels do not fit its classes")
     _demand(all(one < k for one in manifest.labels if isinstance(one, int)), "its labels do not fit its classes")
     lengths = {n, len(manifest.labels), len(manifest.given), len(manifest.offsets) - 1, len(set(manifest.ids))}
-    _demand(lengths == {n} and (manifest.groups is None or len(manifest.groups) == n), "its lists differ in length")
+    lengths |= {len(one) for one in (manifest.groups, manifest.near, manifest.sums) if one is not None}
+    _demand(lengths == {n}, "its lists differ in length")
     _demand(manifest.offsets == sorted(manifest.offsets), "its pictures overlap")
 
 

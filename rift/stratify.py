@@ -5,7 +5,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 
 def columns_of(labels: np.ndarray) -> np.ndarray:
@@ -13,6 +17,25 @@ def columns_of(labels: np.ndarray) -> np.ndarray:
     if labels.ndim == 2:
         return np.concatenate([labels > 0, labels == 0], axis=1)
     return labels[:, None] == np.arange(labels.max(initial=-1) + 1)
+
+
+def connected(n: int, links: Sequence[tuple[int, int]] | np.ndarray) -> np.ndarray:
+    """Return a number for each of n things `(n,)`, the same for those that links `(m, 2)` connect; from 0, as they appear."""
+    ones, others = np.array(links, dtype=np.int64).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(ones), bool), (ones, others)), shape=(n, n))
+    _, first, numbers = np.unique(connected_components(graph, directed=False)[1], return_index=True, return_inverse=True)
+    return first.argsort().argsort()[numbers]
+
+
+def units_of(groupings: Sequence[np.ndarray], n: int) -> np.ndarray:
+    """Return the unit of each of n images `(n,)`: those that share a number in any of the groupings `(n,)` stay together."""
+    if len(groupings) < 2:
+        return np.unique(groupings[0], return_inverse=True)[1] if groupings else np.arange(n)
+    links = []
+    for one in groupings:
+        _, first, numbers = np.unique(one, return_index=True, return_inverse=True)
+        links.append(np.stack([np.arange(n), first[numbers]], axis=1))
+    return connected(n, np.concatenate(links))
 
 
 def cut(

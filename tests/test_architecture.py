@@ -13,9 +13,10 @@ ROOT = Path(__file__).parents[1]
 FLOORS = (
     "errors config memory windows",
     "dicom",
-    "catalog lessons archive images model similarity statistics figures vocabulary runs findings stratify",
+    "catalog lessons archive images model similarity statistics figures vocabulary runs findings stratify"
+    " copies lookalikes shortcuts intact",
     "quota review table snapshot views captures verdict layers places",
-    "scans",
+    "scans hints manifest",
     "dataset labeled differences",
     "patients",
     "upload backbones tasks methods regularizers natural samples trained",
