@@ -1,4 +1,4 @@
-"""A pytest plugin (`-p tests.reliability.switched`) that switches one defence off: RIFT_SWITCH is `module:attribute=expression`."""
+"""A pytest plugin (`-p tests.reliability.switched`) that switches a defence off, RIFT_SWITCH: `module:attribute=expression`."""
 
 from __future__ import annotations
 

@@ -25,7 +25,9 @@ DEFENCES = {
     "rift.ui.intake:_public=lambda text: True": "test_door.py::test_whose_request_it_is",
     "rift.ui.fresh:sweep=lambda *a: None": "test_door.py::test_folder_and_seed_are_new_and_private_and_those_of_the_dead_go",
     "rift.catalog:refuse_files=lambda *a: None": "test_weights.py::test_a_visitor_names_a_model_of_the_list_or_none",
-    "rift.catalog:without_folders=lambda m, c: c": "test_weights.py::test_document_share_and_report_name_the_file_and_not_its_place",
+    "rift.catalog:without_folders=lambda m, c: c": (
+        "test_weights.py::test_document_share_and_report_name_the_file_and_not_its_place"
+    ),
     "rift.portable:swaps=lambda *a: {}": "test_weights.py::test_a_bundle_names_the_file_and_not_its_place_and_can_be_opened",
     "rift.sealed:_demand=lambda *a: None": "test_weights.py::test_a_bundle_that_names_a_place_is_refused",
     "rift.errors:LONGEST=10**9": "test_weights.py::test_what_an_error_repeats_is_short",
@@ -77,7 +79,7 @@ DEFENCES = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("switch", DEFENCES)
+@pytest.mark.parametrize("switch", DEFENCES, ids=lambda switch: switch.partition("=")[0])
 def test_a_defence_that_is_off_is_missed(switch):
     test = f"tests/reliability/{DEFENCES[switch]}"
     command = [
