@@ -2,10 +2,10 @@
 
 UserError                what the command line prints as `error[CODE]: sentence` and the page shows as a message
 ├── DataError            data.archive data.escape data.bomb data.image data.label data.one_class data.too_few
-│                        data.conflict data.too_many data.missing
+│                        data.conflict data.too_many data.missing data.changed
 ├── ModelError           model.unknown model.weights model.offline
 ├── SettingError         setting.range setting.unknown
-└── RunError             run.memory run.diverged run.disk run.stopped run.missing run.quota run.read_only
+└── RunError             run.memory run.diverged run.disk run.stopped run.missing run.quota run.read_only run.damaged
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class DataError(UserError):
             "data.conflict",
             "data.too_many",
             "data.missing",
+            "data.changed",
         ]
     )
 
@@ -62,7 +63,9 @@ class SettingError(UserError):
 class RunError(UserError):
     """A run could not go on; what it had finished is kept."""
 
-    codes = frozenset(["run.memory", "run.diverged", "run.disk", "run.stopped", "run.missing", "run.quota", "run.read_only"])
+    codes = frozenset(
+        ["run.memory", "run.diverged", "run.disk", "run.stopped", "run.missing", "run.quota", "run.read_only", "run.damaged"]
+    )
 
 
 def of_code(code: str, sentence: str) -> UserError:

@@ -11,13 +11,16 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = (
-    "errors config memory",
+    "errors config memory process",
+    "disk",
     "catalog lessons archive images model similarity statistics figures vocabulary runs findings stratify",
-    "review table snapshot views captures verdict layers places",
+    "space checkpoint accumulate",
+    "review table snapshot views captures verdict layers places unchanged",
     "dataset labeled differences",
     "patients",
     "upload backbones tasks methods regularizers natural samples trained",
     "train diagnostics toys pretrain measures tradeoff tuning overview drafts",
+    "about attempt",
     "trials reference",
     "recipe report comparison estimate measurement",
     "jobs lineup",

@@ -211,7 +211,7 @@ def test_time_left_after_a_resume_counts_what_is_to_do_again(fresh):
         run.append("epoch", epoch=4, epochs=10)
         assert told()[0] == pytest.approx(whole[0] + (7 - 4 * steps / 10)), "an epoch's end is where it is"
         (run.path / "checkpoint").mkdir()
-        (run.path / "checkpoint" / "step-0000003.pt").touch()
+        (run.path / "checkpoint" / "step-0000003.safetensors").touch()
         run.append("start", pid=0)
         run.append("stage", stage="preparing")
         again = told()
