@@ -140,8 +140,14 @@ def train(
     parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
     chosen, stages = set(map(id, parameters)), stages or Stages()
     trained = [(name, p) for name, p in state.classifier.named_parameters() if id(p) in chosen]
-    while state.step < steps:
+    while True:
         epoch, within = divmod(state.step, per_epoch)
+        if len(state.history) < epoch:  # also where the process was killed between an epoch's last step and its end
+            numbers = {"epoch": epoch, "epochs": training.epochs, **evaluate()}
+            state.history.append(numbers)
+            yield Event("epoch", numbers)
+        if state.step == steps:
+            break
         ids = batches(len(views), training.batch_size, epoch, seed, balance)[within]
         first, last, frozen = _enter(stages, state.step, steps, trained)
         for group in state.optimizer.param_groups:
@@ -161,10 +167,6 @@ def train(
             yield Event("memory", {**state.halvings[-1], "exact": accumulate.exact(state.regularizer)})
         state.step, state.penalty = state.step + 1, values["penalty"]
         yield Event("step", {"step": state.step, "steps": steps, "epoch": epoch + 1, **values})
-        if within + 1 == per_epoch:
-            numbers = {"epoch": epoch + 1, "epochs": training.epochs, **evaluate()}
-            state.history.append(numbers)
-            yield Event("epoch", numbers)
     for _, parameter in trained:  # so that what is counted and written is all that trained, in whatever stage
         parameter.requires_grad_(True)
 
@@ -187,10 +189,8 @@ def _halve(state: State, training: Training, images: int) -> None:
     state.parts *= 2
     if state.parts > min(accumulate.MOST_PARTS, images):
         tried = f", even in {state.parts // 2} parts" if state.parts > 2 else ""
-        message = (
-            f"The device has too little memory for batches of {training.batch_size} images{tried}; try a smaller batch_size."
-        )
-        raise RunError("run.memory", message)
+        what = f"batches of {training.batch_size} images{tried}"
+        raise RunError("run.memory", f"The device has too little memory for {what}; try a smaller batch_size.")
     state.halvings.append({"step": state.step + 1, "parts": state.parts, "images_at_once": math.ceil(images / state.parts)})
 
 
