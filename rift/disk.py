@@ -104,13 +104,17 @@ def line(values: Mapping[str, Any]) -> bytes:
     return body + _CRC + b'%08x"}\n' % zlib.crc32(body)
 
 
-def values(line: bytes) -> dict[str, Any] | None:
-    """Return what a line of a log says, None where a bit of it changed; lines of older versions have no CRC."""
+def whole(line: bytes) -> bool:
+    """Whether no bit of a line of a log changed; lines of older versions have no CRC and are taken as they are."""
     body, mark, crc = line.rpartition(_CRC)
-    if mark and crc != b'%08x"}' % zlib.crc32(body):
-        return None
+    return not mark or crc == b'%08x"}' % zlib.crc32(body)
+
+
+def values(line: bytes) -> dict[str, Any] | None:
+    """Return what a line of a log says, None where a bit of it changed."""
+    body, mark, _ = line.rpartition(_CRC)
     try:
-        found = json.loads(body + b"}" if mark else line)
+        found = json.loads(body + b"}" if mark else line) if whole(line) else None
     except ValueError:
         return None
     return found if isinstance(found, dict) and "event" in found else None

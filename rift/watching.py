@@ -95,10 +95,10 @@ def _told(path: Path, size: int, called: str, key: str) -> tuple[Line, ...]:
 
 
 def _events(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield all whole events but steps."""
+    """Yield all events but steps; a damaged line, of a step or not, as an event of that name."""
     if path.exists():
         for line in path.read_bytes().rpartition(b"\n")[0].splitlines():
-            if not line.startswith(b'{"event": "step"'):
+            if not (line.startswith(b'{"event": "step"') and disk.whole(line)):
                 yield disk.values(line) or {"event": "damaged", "time": 0.0}
 
 
