@@ -107,6 +107,7 @@ def forked(work: Callable[[], None]) -> int:
     """Do something in a fork of this process, which has torch loaded already, and return its number."""
     pid = os.fork()
     if pid == 0:
+        os.setsid()  # as a worker has: it lowers the priority of its whole session
         code = 0
         try:
             work()

@@ -419,7 +419,7 @@ def test_damaged_measurements_settings_and_caches_are_not_believed(copied, made)
     path.write_text(text.replace('"n": ', '"n": 9', 1))
     assert "accuracy" not in run.measures() and run.measured("accuracy") is None
     flip(run.path / "experiment.json", 1)
-    with pytest.raises(RunError, match="settings of run .* are damaged") as caught:
+    with pytest.raises(RunError, match=r"settings of run .* are damaged") as caught:
         _ = run.experiment
     assert caught.value.code == "run.damaged"
     for path in lab.cache.glob("*.npz"):

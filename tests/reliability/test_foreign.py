@@ -69,7 +69,9 @@ def test_no_code_of_the_app_opens_a_pickle():
         if path.parent.name == "pretrain":
             assert "weights_only=False" not in text
             continue
-        assert not re.search(r"torch\.load\(|\bimport pickle|allow_pickle=True|joblib|\bdill\b|\beval\(|\bexec\(", text), path
+        assert not re.search(r"torch\.load\(|\bimport pickle|allow_pickle=True|joblib|\bdill\b|(?<![.\w])(eval|exec)\(", text), (
+            path
+        )
 
 
 def lying() -> dict[str, bytes]:
@@ -112,7 +114,7 @@ def test_a_header_that_lies_is_refused_at_once_and_by_name(tmp_path, what):
     path = tmp_path / "weights.safetensors"
     path.write_bytes(lying()[what])
     began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(ModelError, match="weights.safetensors") as caught:
+    with pytest.raises(ModelError, match=r"weights\.safetensors") as caught:
         _hub.read(path, path.name)
     assert caught.value.code == "model.weights" and len(caught.value.sentence) < 500
     with pytest.raises(ValueError):

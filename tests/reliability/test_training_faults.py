@@ -177,9 +177,8 @@ def test_a_whole_run_with_too_little_memory_is_done_and_its_result_log_and_repor
     parts = dataset.parts(lab.medical, experiment.training, 0)
     document = comparison.document(lab, comparison.of_runs([run]), lab.medical, lab.natural, parts)
     assert document["arms"][0]["runs"][0]["memory"] == kept
-    assert any(
-        "Memory ran out at step 2: batches of 4 images were worked through in 2 parts" in one for one in document["remarks"]
-    )
+    said = "Memory ran out at step 2: batches of 4 images were worked through in 2 parts"
+    assert any(said in one for one in document["remarks"])
     from rift import report
 
     report.write(document, comparison.measures(comparison.of_runs([run])), tmp_path / "page.html")
