@@ -124,8 +124,6 @@ def _execute(run: Run, lab: Lab, device: torch.device) -> End:
     again = partial(_snapshot, classifier, task, images, natural, parts, before)
     numbers |= _adapter_removed(experiment.method.name, classifier.backbone, again, before)  # nothing after needs the model
     result = {
-        "schema": SCHEMA,
-        "run": run.id,
         "pair": experiment.pair_id,
         "seed": experiment.seed,
         "strength": strength,
@@ -141,13 +139,23 @@ def _execute(run: Run, lab: Lab, device: torch.device) -> End:
         "peak_bytes": memory.peak(device.type),
         "backbone": about.backbone(pretrained),
         "environment": about.environment(device, training.precision),
+    }
+    _write_result(run, result, numbers)
+    return "done"
+
+
+def _write_result(run: Run, result: dict[str, Any], numbers: dict[str, Any]) -> None:
+    """Write the run's last file, sealed, with the sums of the others; then nothing is left to go on from."""
+    whole = {
+        "schema": SCHEMA,
+        "run": run.id,
+        **result,
         "attempts": about.attempts(run),
         "numbers": {key: value for key, value in numbers.items() if _is_number(key, value)},
         "files": {name: disk.sha256(run.path / name) for name in FILES},
     }
-    write_json(run.path / "result.json", disk.sealed(result))
+    write_json(run.path / "result.json", disk.sealed(whole))
     shutil.rmtree(run.path / "checkpoint", ignore_errors=True)
-    return "done"
 
 
 def _numbers(run: Run, task: Task, state: train.State, before: Snapshot, after: Snapshot) -> dict[str, Any]:

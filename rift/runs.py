@@ -152,7 +152,7 @@ class Run(Job):
             return "failed" if self.damage else "done"
         match self.last_event():
             case {"event": "end", "state": state}:
-                return "lost" if state == "done" else str(state)  # done, and its result is gone
+                return str(state)
             case {"event": kind} as event if kind != "queued" and self.is_alive:
                 return str(event.get("stage", "preparing" if kind in ("start", "resume") else "training"))
             case {"event": kind} if kind != "queued":
@@ -259,11 +259,12 @@ class Lab:
         """Let a stopped, failed or lost run be taken up again from its last checkpoint."""
         try:
             (run.path / "stop").unlink(missing_ok=True)
-            if run.damage:
+            damaged = bool(run.damage)
+            if damaged:
                 (run.path / "result.json").replace(run.path / "result.damaged")
         except OSError as error:
             raise disk.refused(error, "to the run's folder") from error
-        if run.state in ("stopped", "failed", "lost"):
+        if damaged or run.state in ("stopped", "failed", "lost"):
             run.append("queued")
 
     @property
