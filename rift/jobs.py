@@ -115,7 +115,7 @@ def stop(job: Run | measurement.Measurement) -> None:
         if job.state in ENDED:
             return
         time.sleep(0.02)
-    start = next((event for event in reversed(job.events()) if event["event"] == "start"), {})
+    start: dict[str, Any] = next((event for event in reversed(job.events()) if event["event"] == "start"), {})
     if "pid" in start and job.is_alive and is_the_same(start):
         with suppress(ProcessLookupError):
             os.kill(start["pid"], signal.SIGKILL)

@@ -189,7 +189,7 @@ def _stalled(run: Run, state: str, event: dict[str, Any]) -> str:
     silent = time.monotonic() - event["clock"]
     if silent < max(STALLED_SECONDS, STALLED_STEPS * event["milliseconds"] / 1000):
         return ""
-    start = next((one for one in reversed(run.events()) if one["event"] == "start"), {})
+    start: dict[str, Any] = next((one for one in reversed(run.events()) if one["event"] == "start"), {})
     why = "it was paused by the system" if process.is_paused(start.get("pid", 0)) else "the computer may be busy or asleep"
     return f" Nothing was heard of it for {estimate.duration(silent // 30 * 30)}: {why}. Nothing is lost; it goes on when it can."
 

@@ -523,7 +523,7 @@ def test_a_real_small_disk_that_is_full_or_read_only(made, done, tmp_path, monke
     """On a tmpfs of a few megabytes where this may be mounted; elsewhere the tests with a wrapper above stand for it."""
     root = tmp_path / "small"
     root.mkdir()
-    if sys.platform != "linux" or not mounted(root, "size=11m"):
+    if sys.platform != "linux" or not mounted(root, "size=7m"):
         return
     monkeypatch.setattr(space, "TIMES", 0)
     try:

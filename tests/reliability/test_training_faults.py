@@ -226,6 +226,20 @@ def test_a_learning_rate_of_1000_is_refused_and_would_be_called_diverged(backbon
     assert caught.value.code == "run.diverged"
 
 
+def test_a_loss_that_exploded_is_divergence_though_it_is_a_number(backbone):
+    for factor, ends in ((train.EXPLODED / 10, False), (train.EXPLODED * 10, True)):
+        state, task, views, training = parts_of(backbone, "none", {})
+        state.first_loss = 1.0
+        huge = dataclasses.replace(task, loss=lambda outputs, targets, f=factor: outputs.sum() * 0 + f)
+        events = train.train(state, huge, views, training.model_copy(update={"epochs": 2}), 0.0, 0, dict)
+        if not ends:
+            assert list(events)
+            continue
+        with pytest.raises(RunError, match=r"the loss is 1e.04, and was 1 at first") as caught:
+            list(events)
+        assert caught.value.code == "run.diverged"
+
+
 def test_a_diverged_arm_is_kept_marked_and_has_no_number(tmp_path, monkeypatch):
     lab, experiment = faults.tiny(tmp_path, "none", 0.0, epochs=1, keep="last")
     good, bad = lab.submit(experiment), lab.submit(experiment.model_copy(update={"seed": 1}))
