@@ -260,6 +260,37 @@ def test_a_run_that_gets_further_each_time_is_taken_up_for_ever_and_one_that_doe
     assert service._taken_up(lab, run) == "lost"
 
 
+def test_the_command_line_starts_another_worker_where_one_was_killed_but_not_for_ever(here, monkeypatch):
+    from rift import following
+
+    lab, run = here
+    begun, said = [], []
+
+    def dying(lab, device, runs):
+        begun.append(device)
+        run.append("start", pid=0)  # and then it is gone
+        return faults_process(-signal.SIGKILL)
+
+    monkeypatch.setattr(jobs, "start_worker", dying)
+    (lab.root / "worker.log").write_text("")
+    following.finish(lab, [run], {run.id: "rift"}, "cpu", 1, said.append)
+    assert len(begun) == 1 + following.MOST_AGAIN and any("another one goes on" in one for one in said)
+    assert run.state == "lost", "and then a person has to look"
+    lab.requeue(run)
+    begun.clear()
+    monkeypatch.setattr(jobs, "start_worker", lambda *more: begun.append(1) or faults_process(1))
+    with pytest.raises(RuntimeError, match="the worker ended with 1"):
+        following.finish(lab, [run], {run.id: "rift"}, "cpu", 1, said.append)
+    assert len(begun) == 1, "a worker that fails by itself would fail again"
+
+
+def faults_process(code: int):
+    """What a process looks like that has ended."""
+    import types
+
+    return types.SimpleNamespace(poll=lambda: code, returncode=code, wait=lambda: code)
+
+
 @pytest.mark.slow
 def test_killed_between_two_arms_the_first_is_not_trained_again(made, tmp_path):
     lab = faults.beside(made[0], tmp_path / "lab")
