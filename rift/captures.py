@@ -6,7 +6,6 @@ the run, one file for each choice of its settings; a long one keeps its parts as
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from rift import disk
 from rift.config import digest
 from rift.model import Classifier, NaturalHead, Task, to_float
 
@@ -103,7 +103,5 @@ def read(path: Path) -> Arrays:
 
 def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write named arrays as one npz, atomically."""
-    partial = path.with_suffix(f".{os.getpid()}.part")
-    with partial.open("wb") as file:
+    with disk.replacing(path) as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
-    os.replace(partial, path)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rift import __version__, catalog, differences, statistics, verdict
+from rift import __version__, about, catalog, differences, statistics, verdict
 from rift.config import SHUFFLED, Choice, Experiment, Strength, Training
 from rift.dataset import ImageSet, Split
 from rift.runs import SCHEMA, Lab, Run
@@ -189,6 +189,7 @@ def document(lab: Lab, arms: Sequence[Arm], images: ImageSet, natural: ImageSet,
         "pretrained": first["pretrained"],
         "arms": [_arm(arm) for arm in arms],
         "differences": _differences(lab, arms, groups),
+        "remarks": about.remarks({name_of_run(arm, run): run.result() or {} for arm in trained(arms) for run in arm.runs}),
         "environment": {
             "python": platform.python_version(),
             "rift": __version__,
@@ -261,7 +262,7 @@ def _arm(arm: Arm) -> dict[str, Any]:
 def _row(run: Run) -> dict[str, Any]:
     result, end = run.result(), run.end()
     row: dict[str, Any] = {"run": run.id, "seed": run.experiment.seed, "diverged": end.get("code") == "run.diverged"}
-    row |= {key: (result or {}).get(key) for key in ("strength", "learning_rate", "tuning")}
+    row |= {key: (result or {}).get(key) for key in ("strength", "learning_rate", "tuning", "memory")}
     numbers = result["numbers"] if result else {}
     reason = end.get("message") or "the run was not finished"
     for key in NUMBERS:

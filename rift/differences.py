@@ -108,4 +108,4 @@ def _set_of(metric: str) -> str:
 
 
 def _arrays(run: Run, name: str) -> Arrays:
-    return Snapshot.load(run.path / "snapshot.npz").sets[name]
+    return Snapshot.load(run.whole("snapshot.npz")).sets[name]

@@ -5,7 +5,7 @@ UserError                what the command line prints as `error[CODE]: sentence`
 │                        data.conflict data.too_many data.missing data.changed data.burned_in data.consent
 ├── ModelError           model.unknown model.weights model.offline
 ├── SettingError         setting.range setting.unknown
-└── RunError             run.memory run.diverged run.disk run.stopped run.missing run.quota run.read_only
+└── RunError             run.memory run.diverged run.disk run.stopped run.missing run.quota run.read_only run.damaged
 """
 
 from __future__ import annotations
@@ -68,7 +68,9 @@ class SettingError(UserError):
 class RunError(UserError):
     """A run could not go on; what it had finished is kept."""
 
-    codes = frozenset(["run.memory", "run.diverged", "run.disk", "run.stopped", "run.missing", "run.quota", "run.read_only"])
+    codes = frozenset(
+        ["run.memory", "run.diverged", "run.disk", "run.stopped", "run.missing", "run.quota", "run.read_only", "run.damaged"]
+    )
 
 
 def of_code(code: str, sentence: str) -> UserError:

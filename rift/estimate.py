@@ -13,13 +13,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rift import tuning
+from rift import space, tuning
 from rift.config import Experiment
 from rift.dataset import ImageSet, Split
 from rift.runs import ENDED, Lab, Run
 
 START_SECONDS = 6.0  # a worker's imports, once
 NEWEST_STEPS = 20  # whose median tells how fast a run is now
+BEFORE_STEPS = ("queued", "start", "stage", "resume", "refused", "memory")  # what a log says of an attempt before its first step
+WIDTH, LAYERS = 192, 6  # of the embedded model; arrays of a larger one are small beside its checkpoints
 PASSES = 3  # a training step costs about three forward passes: one forward, two back
 
 
@@ -95,6 +97,22 @@ def memory(lab: Lab, experiments: Sequence[Experiment], device: str) -> Memory |
         return Memory(max(peaks), True)
     bounds = [_least_bytes(asked, facts) for asked in experiments]
     return Memory(max(max(filter(None, bounds)), *peaks), False) if any(bounds) else None
+
+
+def disk(lab: Lab, experiments: Sequence[Experiment], sizes: Sizes) -> int | None:
+    """Return the bytes that these runs fill on a disk; None where the size of the backbone is not known before its first run."""
+    facts = [found for run in lab.runs() if (found := _facts(run))]
+    passing, lasting = 0, 0
+    for one in {one.id: one for one in experiments}.values():
+        same = [fact for fact in facts if fact.parameters and fact.key[0] == one.backbone.model_dump_json()]
+        whole = same[0].parameters if same else _embedded_parameters() if one.backbone.name == "embedded" else None
+        if whole is None:
+            return None
+        kept = one.training.epochs if one.training.keep == "epochs" else 0
+        values = space.of_arrays(sizes.total + sizes.natural, sizes.train, one.training.views, WIDTH, LAYERS)
+        while_training, for_good = space.of_run(whole, whole if one.method.name == "full" else whole // 10, values, kept)
+        passing, lasting = max(passing, while_training), lasting + for_good
+    return passing + lasting
 
 
 def _least_bytes(experiment: Experiment, facts: Sequence[_Facts]) -> int | None:
@@ -197,9 +215,12 @@ def reached(run: Run, event: dict[str, Any], sizes: Sizes) -> dict[str, Any]:
 
     That is its newest checkpoint, or the trials that it keeps: steps after them are done again.
     """
-    if event.get("event") not in ("queued", "start", "stage", "resume") or event.get("stage") == "evaluating":
+    if (
+        event.get("event") not in ("queued", "start", "stage", "resume", "refused", "memory")
+        or event.get("stage") == "evaluating"
+    ):
         return event
-    experiment, saved = run.experiment, max((run.path / "checkpoint").glob("step-*.pt"), default=None)
+    experiment, saved = run.experiment, max((run.path / "checkpoint").glob("step-*.safetensors"), default=None)
     tuned = {"tuned": True} if experiment.strength == "auto" else {}
     if saved is not None:
         return {"event": "step", "step": int(saved.stem[5:]), "steps": steps(experiment, sizes.train), **tuned}

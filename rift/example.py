@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from rift import api, captures, catalog, service
-from rift.runs import SCHEMA, Lab, write_bytes, write_json
+from rift import api, captures, catalog, disk, service
+from rift.runs import SCHEMA, Lab, Run, write_bytes, write_json
 
 ASSETS = Path(__file__).parents[1] / "assets"
 PATH, MEASURED = ASSETS / "example", ASSETS / "measured.json"
@@ -43,7 +43,7 @@ def make(out: Path, say: Callable[[str], None] = print) -> None:
         files = [*_of(lab.data / order.data, "manifest.json", "blobs.bin")]
         files += _of(lab.comparisons / name, "order.json", "comparison.json")
         for run in service.runs(service.arms(lab, name)):
-            _halve(run.path / "weights.safetensors")
+            _halve(run)
             shown = [name for name in catalog.names("diagnostics") if hasattr(catalog.module("diagnostics", name), "gallery")]
             captured = _of(run.path / "captures", *(f"{name}-*.npz" for name in shown))
             for path in captured:
@@ -61,11 +61,14 @@ def _of(folder: Path, *patterns: str) -> list[Path]:
     return [path for pattern in patterns for path in folder.glob(pattern)]
 
 
-def _halve(path: Path) -> None:
+def _halve(run: Run) -> None:
     """Keep weights in half precision: the page asks them about photos, and their measured numbers are kept beside them."""
     from safetensors.torch import load_file, save
 
+    path, result = run.path / "weights.safetensors", run.result() or {}
     write_bytes(path, save({name: value.half() for name, value in load_file(path).items()}, {"format": "pt"}))
+    files = {"files": result.get("files", {}) | {path.name: disk.sha256(path)}}
+    write_json(run.path / "result.json", disk.sealed(result | files))
 
 
 def place(root: Path) -> Lab | None:

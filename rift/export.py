@@ -78,7 +78,7 @@ def predictions(lab: Lab, name: str) -> str:
 
 def _predicted(run: Run) -> list[list[str]]:
     try:
-        text = (run.path / "predictions.csv").read_text(encoding="utf-8")
+        text = run.whole("predictions.csv").read_text(encoding="utf-8")
     except FileNotFoundError:
         return []
     return list(csv.reader(io.StringIO(text, newline="")))

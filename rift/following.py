@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from rift.runs import ENDED, Lab, Run
 
 POLL_SECONDS = 0.1
 SAY_SECONDS = 5.0
+MOST_AGAIN = 3  # workers that take the place of one that was killed
+ENDED_FROM_OUTSIDE = {0, -signal.SIGTERM, -signal.SIGKILL}  # 0: it was asked to end, saved and left its runs in the queue
 Say = Callable[[str], None]
 
 
@@ -20,6 +23,7 @@ def finish(lab: Lab, runs: Sequence[Run], names: Mapping[str, str], device: str,
     """Start workers and follow the runs until each has ended; Ctrl-C stops them within a second."""
     waiting = [run for run in runs if run.state not in ENDED]
     processes = [jobs.start_worker(lab, device, waiting) for _ in range(min(workers, len(waiting)))]
+    again = MOST_AGAIN
     told = {run.id: (0, time.monotonic()) for run in runs}
     try:
         while waiting:
@@ -27,8 +31,15 @@ def finish(lab: Lab, runs: Sequence[Run], names: Mapping[str, str], device: str,
             states = {run.id: run.state for run in waiting}  # looked at first, so that the last word of each run is told
             for run in waiting:
                 told[run.id] = _tell(run, names[run.id], told[run.id], say)
-            waiting = [run for run in waiting if states[run.id] not in ENDED]
-            if waiting and not alive:
+            waiting = [run for run in waiting if states[run.id] not in ENDED or (again and states[run.id] == "lost")]
+            codes = {process.returncode for process in processes}
+            if waiting and not alive and again and codes <= ENDED_FROM_OUTSIDE:
+                again -= 1
+                say("The worker was ended from outside; another one goes on from what it saved.")
+                for run in waiting:
+                    lab.requeue(run)
+                processes = [jobs.start_worker(lab, device, waiting)]
+            elif waiting and not alive:
                 raise RuntimeError(f"the worker ended with {processes[0].returncode}:\n{_tail(lab.root / 'worker.log')}")
             time.sleep(POLL_SECONDS)
         for process in processes:

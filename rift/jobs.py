@@ -11,13 +11,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
-from rift import measurement, quota
+from rift import disk, measurement, process, quota
 from rift.runs import ENDED, Lab, Run, is_held
 
 NICE = 10  # a page with 50 visitors stayed responsive beside training at this priority, and did not at normal priority
@@ -46,8 +47,9 @@ def work(lab: Lab, device: str = "auto", ids: list[str] | None = None) -> None:
     """Be the worker: execute what is queued until nothing is left; only this process ever touches CUDA.
 
     Without `ids` it is the lab's one worker: a second one ends at once. A measurement, which somebody waits for, comes before
-    the next run.
+    the next run. When the system asks the process to end, what is done is saved and the run waits for the next worker.
     """
+    process.listen()
     with suppress(OSError, AttributeError):  # not allowed, or not on this system: then at the usual priority
         os.nice(NICE)
     with suppress(OSError):  # Linux shares the processor among sessions first, and this is one of its own
@@ -58,7 +60,7 @@ def work(lab: Lab, device: str = "auto", ids: list[str] | None = None) -> None:
         from rift import recipe
 
         chosen = recipe.pick_device(device)
-        while (found := _next(lab) if ids is None else _chosen(lab, ids)) is not None:
+        while not process.asked() and (found := _next(lab) if ids is None else _chosen(lab, ids)) is not None:
             home, job = found
             with suppress(Timeout):  # another worker was faster
                 (home.root / SERVED).touch()
@@ -94,7 +96,7 @@ def served(lab: Lab) -> float:
 def ensure_worker(lab: Lab, device: str = "auto") -> None:
     """Start the lab's worker where something is queued and none is at work; ask as often as you like, it starts one at a time.
 
-    None is started where the device is IN_EVENT.
+    None is started where the device is IN_EVENT. Raises `run.disk` where the lab's folder cannot be written to.
     """
     if device == IN_EVENT:
         return
@@ -103,11 +105,15 @@ def ensure_worker(lab: Lab, device: str = "auto") -> None:
         return
     _started[:] = [process for process in _started if process.poll() is None]  # the ended ones are reaped here
     mark = lab.host / "starting"
-    with suppress(Timeout), FileLock(lab.host / "queue.lock").acquire(timeout=0):
-        starting = mark.exists() and time.time() - mark.stat().st_mtime < START_SECONDS
-        if not starting and not is_held(lab.host / "worker.lock"):
-            mark.touch()
-            _started.append(start_worker(Lab(lab.host), device))
+    try:
+        with suppress(Timeout), FileLock(lab.host / "queue.lock").acquire(timeout=0):
+            age = time.time() - mark.stat().st_mtime if mark.exists() else START_SECONDS
+            starting = 0 <= age < START_SECONDS  # a mark of the future is from before the clock was set back
+            if not starting and not is_held(lab.host / "worker.lock"):
+                mark.touch()
+                _started.append(start_worker(Lab(lab.host), device))
+    except OSError as error:
+        raise disk.refused(error, "in the folder of the lab") from error
 
 
 _started: list[subprocess.Popen] = []
@@ -142,7 +148,12 @@ def stop(job: Run | measurement.Measurement) -> None:
         if job.state in ENDED:
             return
         time.sleep(0.02)
-    pid = next((event["pid"] for event in reversed(job.events()) if event["event"] == "start"), None)
-    if pid is not None and job.is_alive:
+    start: dict[str, Any] = next((event for event in reversed(job.events()) if event["event"] == "start"), {})
+    if "pid" in start and job.is_alive and is_the_same(start):
         with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+            os.kill(start["pid"], signal.SIGKILL)
+
+
+def is_the_same(start: Mapping[str, Any]) -> bool:
+    """Whether the process that a start tells of is still that one, and not another that got its number since."""
+    return start.get("birth", "") == process.birth(start["pid"])

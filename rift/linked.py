@@ -61,7 +61,7 @@ def answers(lab: Lab, name: str) -> Answers:
     """Return what the finished arms of a comparison say about its test images, read once; without arms where none kept it."""
     stamps = []
     for arm, run in measuring.runs(lab, name, "accuracy").items():
-        path = run.path / "predictions.csv"
+        path = run.whole("predictions.csv")
         if path.exists():
             stamps.append((arm, str(path), path.stat().st_mtime_ns))
     task = service.order_of(lab, name)[0].task.name

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from rift import measures
+from rift import measures, process
 from rift.config import Choice, digest
 from rift.errors import RunError, UserError
 from rift.runs import SCHEMA, Job, Lab, write_json
@@ -95,14 +95,17 @@ def carry_out(asked: Measurement, device: torch.device) -> None:
         wish = asked.asked
         if asked.state != "queued" or wish is None:  # another worker took it between our look and our lock
             return
-        asked.append("start", pid=os.getpid())
+        asked.append("start", pid=os.getpid(), birth=process.birth(os.getpid()))
         choice, errors = Choice(name=asked.diagnostic, options=wish["settings"]), list[dict[str, str]]()
         for place, (arm, run) in enumerate(wish["runs"].items()):
             try:
                 _measure(asked, choice, run, arm, place, len(wish["runs"]), device)
             except UserError as error:
                 if error.code == "run.stopped":
-                    asked.append("end", state="stopped", errors=errors)
+                    if asked.stop_requested:
+                        asked.append("end", state="stopped", errors=errors)
+                    else:  # the system ends the process: the next one goes on
+                        asked.append("queued")
                     return
                 errors.append({"arm": arm, "code": error.code, "message": error.sentence})
             except Exception as error:
@@ -118,7 +121,7 @@ def _measure(asked: Measurement, choice: Choice, name: str, arm: str, place: int
     told = [0.0]
 
     def tell(done: int, total: int, what: str, each: float | None) -> None:
-        if asked.stop_requested:
+        if asked.stop_requested or process.asked():
             raise RunError("run.stopped", "Stopped; what was done is kept.")
         now = time.monotonic()
         if now - told[0] < TELL_SECONDS and told[0]:

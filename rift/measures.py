@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rift import captures, catalog, dataset, trained
+from rift import captures, catalog, dataset, disk, trained
 from rift.captures import Data, Images
 from rift.config import Choice, digest
 from rift.dataset import ImageSet
@@ -57,7 +57,7 @@ def measure_again(
         arrays = captured(lab, run, diagnostic, device=torch.device(device), say=say, tell=tell)
         _, theirs = _settings(diagnostic)
         return _keep(run, diagnostic, catalog.door("diagnostics", diagnostic.name)(arrays, **theirs))
-    paths = (lab.cache / (run.result() or {})["before"], run.path / "snapshot.npz")
+    paths = (lab.cache / (run.result() or {})["before"], run.whole("snapshot.npz"))
     if not all(path.exists() for path in paths):
         raise RunError("run.missing", f"The run {run.id} came without its arrays; start its comparison here to have them.")
     before, after = map(Snapshot.load, paths)
@@ -172,7 +172,7 @@ def _keep(run: Run, diagnostic: Choice, values: Any) -> dict[str, Any]:
     head = {"schema": SCHEMA, "diagnostic": diagnostic.name, "settings": diagnostic.options, "n": values.get("n")}
     document = {**head, "runs": {run.id: values}}
     (run.path / "measures").mkdir(exist_ok=True)
-    write_json(run.path / "measures" / f"{diagnostic.name}.json", document)
+    write_json(run.path / "measures" / f"{diagnostic.name}.json", disk.sealed(document))
     return document
 
 

@@ -6,8 +6,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from rift import dataset, estimate
+from rift import dataset, estimate, space
 from rift.config import Experiment, Training
+from rift.disk import free
 from rift.estimate import Memory, Sizes
 from rift.orders import Order, experiments
 from rift.runs import ENDED, Lab
@@ -26,12 +27,14 @@ class Outlook(NamedTuple):
     notes: list[str]
     ahead: int  # runs of other comparisons that come first
     ahead_seconds: float | None
+    disk: int | None = None  # bytes that the runs will fill
+    free: int = 0  # and that can still be written there
 
 
 def of(lab: Lab, home: Lab, order: Order, device: str = "auto") -> Outlook:
     """Return what an order will ask for; its images are in `home` (perhaps the example's lab), its runs will be in `lab`.
 
-    Raises a SettingError for a wrong choice, as starting it would.
+    Raises a SettingError for a wrong choice and `run.disk` for too full a disk, as starting it would.
     """
     images, natural = dataset.load(home.data / order.data), dataset.load(lab.data / order.natural)
     dataset.refuse_misfit(images, order.task, order.training)
@@ -41,6 +44,8 @@ def of(lab: Lab, home: Lab, order: Order, device: str = "auto") -> Outlook:
     there = {run.id: run for run in lab.runs()}
     todo = [one for id, one in asked.items() if id not in there or there[id].state != "done"]
     sizes = estimate.sizes(images, natural, dataset.parts(images, order.training, 0))
+    need = estimate.disk(lab, todo, sizes)
+    space.refuse_full(lab.root, need)
     waiting = [run for id, run in there.items() if id not in asked and run.state not in ENDED]
     before = [_seconds(lab, run.experiment, kind) for run in waiting]
     return Outlook(
@@ -54,6 +59,8 @@ def of(lab: Lab, home: Lab, order: Order, device: str = "auto") -> Outlook:
         notes=[arm.note for arm, _ in planned if arm.note],
         ahead=len(waiting),
         ahead_seconds=None if None in before else sum(filter(None, before)),
+        disk=need,
+        free=free(lab.root),
     )
 
 

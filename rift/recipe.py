@@ -3,28 +3,44 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
-import os
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save as to_safetensors
 
-from rift import catalog, dataset, measures, memory, places, reference, similarity, train, trained, trials
+from rift import (
+    about,
+    accumulate,
+    attempt,
+    catalog,
+    dataset,
+    disk,
+    measures,
+    memory,
+    places,
+    reference,
+    similarity,
+    space,
+    train,
+    trials,
+    unchanged,
+)
+from rift.attempt import End
 from rift.config import Experiment, digest
 from rift.errors import RunError, UserError
 from rift.model import Backbone, Classifier, Task, fingerprint, trainable
 from rift.runs import SCHEMA, Lab, Run, write_bytes, write_json
 from rift.snapshot import Arrays, Snapshot, capture, errors_of_mean
-from rift.views import precision_of
 
-CHECKPOINT_SECONDS = 10.0  # how much work a killed process may lose
+FILES = ("weights.safetensors", "predictions.csv", "snapshot.npz")  # known again by their SHA-256
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.EFBIG, errno.EPERM)
 PROBE = 512  # most validation images looked at after every epoch
 
 
@@ -33,49 +49,59 @@ def execute(run: Run, lab: Lab, device: torch.device) -> None:
     with run.alive():
         if run.state != "queued":  # another worker finished it between our look and our lock
             return
-        run.append("start", pid=os.getpid(), device=device.type, threads=torch.get_num_threads(), torch=torch.__version__)
+        attempt.begin(run, lab)
+        run.append("start", **about.worker(device))
         try:
             done = _execute(run, lab, device)
         except UserError as error:
-            run.append("end", state="failed", code=error.code, message=error.sentence)
+            attempt.end(run, state="failed", code=error.code, message=error.sentence)
         except torch.OutOfMemoryError:
-            run.append(
-                "end", state="failed", code="run.memory", message="The device has too little memory; try a smaller batch_size."
-            )
+            message = "The device has too little memory; try a smaller batch_size."
+            attempt.end(run, state="failed", code="run.memory", message=message)
         except BaseException as error:
-            run.append("end", state="failed", code="", message=f"{type(error).__name__}: {error}")
+            if isinstance(error, OSError) and error.errno in DISK:
+                said = disk.refused(error, "a file of the run")
+                attempt.end(run, state="failed", code=said.code, message=said.sentence)
+                return
+            attempt.end(run, state="failed", code="", message=f"{type(error).__name__}: {error}")
             raise
         else:
-            run.append("end", state="done" if done else "stopped")
+            if done == "queued":
+                run.append("queued", ended="the system")
+            else:
+                attempt.end(run, state=done)
 
 
-def _execute(run: Run, lab: Lab, device: torch.device) -> bool:
-    began = time.perf_counter() - _seconds_before(run)
+def _execute(run: Run, lab: Lab, device: torch.device) -> End:
+    began = time.perf_counter() - attempt.seconds_before(run)
     memory.reset(device.type)
     experiment, training = run.experiment, run.experiment.training
+    if experiment.id != run.id:
+        raise RunError("run.damaged", f"The settings in run {run.id} are not those that it is named by; start it again.")
     run.append("stage", stage="preparing")
-    images, natural = dataset.load(lab.data / experiment.data), dataset.load(lab.data / experiment.natural)
+    images, natural = (_whole(lab, run, name) for name in (experiment.data, experiment.natural))
     dataset.refuse_misfit(images, experiment.task, training)
     parts = dataset.parts(images, training, experiment.seed)
     train.seed_everything(experiment.seed)
     pretrained: Backbone = catalog.door("backbones", experiment.backbone.name)(**experiment.backbone.options).to(device).eval()
     task: Task = catalog.door("tasks", experiment.task.name)(images.classes, **experiment.task.options)
-
-    pixels, labels = images.pixels(pretrained.pixels), dataset.taught(images, parts.train, training, experiment.seed)
+    pixels, labels = unchanged.pixels(images, pretrained.pixels), dataset.taught(images, parts.train, training, experiment.seed)
+    unchanged.pixels(natural, pretrained.pixels)
     views = train.Views(pixels[parts.train], labels, training, experiment.seed, device)
     views.pretrained, views.cache = pretrained, lab.cache / f"views-{_views_key(experiment, pretrained, parts)}.npz"
     strength, tuned = experiment.strength, None
     if strength == "auto":
         tuned = trials.choose(run, pretrained, task, pixels, images, parts, device)
         if tuned is None:
-            return False
+            return attempt.halted(run) or "stopped"
         experiment, strength = trials.settled(experiment, tuned["chosen"])
         training = experiment.training
     state, stages = train.set_up(experiment, pretrained, task, views)
     classifier = state.classifier
+    space.refuse_full(lab.root, space.of_model(pretrained, classifier, state, len(images) + len(natural), views))
     # Only now, since it may take long: a method or a penalty that this backbone cannot carry has been refused by here.
     before, before_name = reference.snapshot(lab, pretrained, images, natural, parts)
-    _resume(run, state)
+    attempt.resume(run, lab, state)
 
     run.append("stage", stage="training")
     probe = parts.validation[:PROBE]
@@ -83,8 +109,9 @@ def _execute(run: Run, lab: Lab, device: torch.device) -> bool:
     note = places.recorder(run, known, images.labels[probe], images.classes)
     evaluate = _evaluator(state, task, pixels[probe], images.labels[probe], known, note)
     events = train.train(state, task, views, training, strength, experiment.seed, evaluate, stages)
-    if not _train(run, state, events, **({"tuned": True} if tuned else {})):
-        return False
+    ended = attempt.follow(run, lab, state, events, **({"tuned": True} if tuned else {}))
+    if ended != "done":
+        return ended
 
     run.append("stage", stage="evaluating")
     after = _snapshot(classifier, task, images, natural, parts, before)
@@ -92,18 +119,17 @@ def _execute(run: Run, lab: Lab, device: torch.device) -> bool:
     numbers = _numbers(run, task, state, before, after)
     numbers["seconds"] = time.perf_counter() - began + (views.seconds if views.from_cache else 0.0)
     _write_predictions(run, after, task)
-    _write_weights(run.path / "weights.safetensors", run, state)
+    attempt.write_weights(run.path / "weights.safetensors", run, state)
     parameters = trainable(classifier)
     again = partial(_snapshot, classifier, task, images, natural, parts, before)
     numbers |= _adapter_removed(experiment.method.name, classifier.backbone, again, before)  # nothing after needs the model
     result = {
-        "schema": SCHEMA,
-        "run": run.id,
         "pair": experiment.pair_id,
         "seed": experiment.seed,
         "strength": strength,
         "learning_rate": training.learning_rate,
         "tuning": tuned,
+        "memory": about.memory(state, training),
         "trainable_parameters": parameters,
         "diverged": False,
         "before": before_name,
@@ -111,72 +137,45 @@ def _execute(run: Run, lab: Lab, device: torch.device) -> bool:
         "target_seconds": views.seconds,
         "targets_cached": views.from_cache,
         "peak_bytes": memory.peak(device.type),
-        "backbone": _about_backbone(pretrained),
-        "environment": _about_environment(device, training.precision),
-        "numbers": {key: value for key, value in numbers.items() if _is_number(key, value)},
+        "backbone": about.backbone(pretrained),
+        "environment": about.environment(device, training.precision),
     }
-    write_json(run.path / "result.json", result)
-    for checkpoint in (run.path / "checkpoint").glob("*.pt"):
-        checkpoint.unlink()
-    return True
+    _write_result(run, result, numbers)
+    return "done"
+
+
+def _write_result(run: Run, result: dict[str, Any], numbers: dict[str, Any]) -> None:
+    """Write the run's last file, sealed, with the sums of the others; then nothing is left to go on from."""
+    whole = {
+        "schema": SCHEMA,
+        "run": run.id,
+        **result,
+        "attempts": about.attempts(run),
+        "numbers": {key: value for key, value in numbers.items() if _is_number(key, value)},
+        "files": {name: disk.sha256(run.path / name) for name in FILES},
+    }
+    write_json(run.path / "result.json", disk.sealed(whole))
+    shutil.rmtree(run.path / "checkpoint", ignore_errors=True)
 
 
 def _numbers(run: Run, task: Task, state: train.State, before: Snapshot, after: Snapshot) -> dict[str, Any]:
     """Return what every diagnostic of saved arrays measured, and what only the training knows."""
     numbers = measures.measure_all(run, before, after)
     numbers["task_loss"] = _judge(task, after.sets["test"])["task_loss"]
-    numbers["penalty"] = float(next(event for event in reversed(run.events()) if event["event"] == "step")["penalty"])
+    numbers["penalty"] = state.penalty
+    if numbers["penalty"] is None:
+        numbers["penalty_reason"] = "it was not a finite number; its strength is 0, so that nothing depended on it"
+    elif state.parts > 1 and not accumulate.exact(state.regularizer):
+        numbers["penalty_reason"] = (about.memory(state, run.experiment.training) or {})["sentence"]
     numbers["step_milliseconds"] = train.step_milliseconds(state)
     return numbers
 
 
-def _about_backbone(pretrained: Backbone) -> dict[str, Any]:
-    return {
-        "width": pretrained.width,
-        "layers": pretrained.layers,
-        "weights": pretrained.weights or fingerprint(pretrained),
-        "parameters": sum(p.numel() for p in pretrained.parameters()),
-    }
-
-
-def _about_environment(device: torch.device, precision: str) -> dict[str, Any]:
-    return {
-        "torch": torch.__version__,
-        "device": _device_name(device),
-        "threads": torch.get_num_threads(),
-        "precision": precision_of(device, precision),
-    }
-
-
-def _train(run: Run, state: train.State, events: Any, **more: Any) -> bool:
-    """Write events with `more`, checkpoints and, when asked to stop, what is done so far; returns False when stopped."""
-    saved = time.perf_counter()
-    for event in events:
-        if event.kind == "epoch" and run.experiment.training.keep == "epochs":
-            _write_weights(trained.epoch_path(run, event.values["epoch"]), run, state)
-        run.append(event.kind, **event.values, **more)
-        stop = run.stop_requested
-        if stop or time.perf_counter() - saved > CHECKPOINT_SECONDS:
-            folder = run.path / "checkpoint"
-            folder.mkdir(exist_ok=True)
-            state.save(folder / f"step-{state.step:07d}.pt")
-            for old in sorted(folder.glob("*.pt"))[:-2]:
-                old.unlink()
-            saved = time.perf_counter()
-        if stop:
-            return False
-    return True
-
-
-def _resume(run: Run, state: train.State) -> None:
-    """Continue from the newest checkpoint that can be read."""
-    for path in sorted((run.path / "checkpoint").glob("*.pt"), reverse=True):
-        try:
-            state.load(path)
-        except (RuntimeError, EOFError, KeyError, ValueError):  # torn or foreign: the one before it still stands
-            continue
-        run.append("resume", step=state.step)
-        return
+def _whole(lab: Lab, run: Run, name: str) -> dataset.ImageSet:
+    """Return a stored set whose pictures and labels are, to the bit, those that were read; `data.changed` where they are not."""
+    images = dataset.load(lab.data / name)
+    unchanged.refuse_changed(images.folder, images.name)
+    return images
 
 
 def _judge(task: Task, arrays: Arrays) -> dict[str, Any]:
@@ -260,34 +259,11 @@ def _write_predictions(run: Run, after: Snapshot, task: Task) -> None:
     write_bytes(run.path / "predictions.csv", text.getvalue().encode())
 
 
-def _write_weights(path: Path, run: Run, state: train.State) -> None:
-    """Write what the method trains, in whatever stage; the rest is the pretrained model's."""
-    chosen = {id(p) for group in state.optimizer.param_groups for p in group["params"]}
-    tensors = {name: p.detach().cpu().contiguous() for name, p in state.classifier.named_parameters() if id(p) in chosen}
-    path.parent.mkdir(exist_ok=True)
-    write_bytes(path, to_safetensors(tensors, metadata={"run": run.id, "format": "pt"}))
-
-
 def _views_key(experiment: Experiment, pretrained: Backbone, parts: dataset.Split) -> str:
     training = experiment.training
     which = [training.augment, training.views, training.precision, experiment.seed, training.split_seed, experiment.data]
     which += [training.shots] if training.shots else []
     return digest([fingerprint(pretrained), len(parts.train), *which])[:24]
-
-
-def _seconds_before(run: Run) -> float:
-    """Return the working time of earlier attempts at this run, so that a resumed run's seconds are not understated."""
-    total, start, last = 0.0, None, 0.0
-    for event in run.events():
-        if event["event"] == "start":
-            total += last - start if start is not None else 0.0
-            start = event["time"]
-        last = event["time"]
-    return total
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def pick_device(name: str) -> torch.device:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sklearn.neighbors import KNeighborsClassifier
 
-from rift import catalog, dataset, measures
+from rift import catalog, dataset, disk, measures
 from rift.config import digest
 from rift.model import Backbone, fingerprint
 from rift.runs import Lab
@@ -23,15 +24,16 @@ def snapshot(
     """
     mark = fingerprint(pretrained)
     name = f"before-{digest([mark, images.digest, natural.digest, [part.tolist() for part in vars(parts).values()]])[:24]}.npz"
-    if (lab.cache / name).exists():
-        return Snapshot.load(lab.cache / name), name
+    if (known := _kept(lab.cache / name)) is not None:
+        return known, name
 
     def whole(one: dataset.ImageSet) -> Arrays:
         path = lab.cache / f"pretrained-{digest([mark, one.digest])[:24]}.npz"
-        if not path.exists():
-            arrays = capture(pretrained, one.pixels(pretrained.pixels), one.ids, one.labels)
-            Snapshot({"all": arrays}, one.classes, (), None).save(path)
-        return Snapshot.load(path).sets["all"]
+        if (known := _kept(path)) is not None:
+            return known.sets["all"]
+        arrays = capture(pretrained, one.pixels(pretrained.pixels), one.ids, one.labels)
+        Snapshot({"all": arrays}, one.classes, (), None).save(path)
+        return arrays
 
     medical = whole(images)
     sets = {name: medical.of(indices) for name, indices in vars(parts).items()}
@@ -45,6 +47,14 @@ def snapshot(
     before = Snapshot({**sets, "natural": whole(natural)}, images.classes, natural.classes, rows, scale, kind)
     before.save(lab.cache / name)
     return before, name
+
+
+def _kept(path: Path) -> Snapshot | None:
+    """Return arrays of the cache, None where there are none or they are damaged: then they are computed again."""
+    try:
+        return Snapshot.load(path)
+    except (FileNotFoundError, TypeError, *disk.DAMAGED):
+        return None
 
 
 def numbers(before: Snapshot) -> dict[str, Any]:

@@ -2,129 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
+import secrets
 import shutil
 import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
+from rift import disk
 from rift.config import Experiment
+from rift.disk import write_bytes, write_json
 from rift.errors import RunError
+from rift.job import Job, is_held
+
+__all__ = ["ENDED", "SCHEMA", "Job", "Lab", "Run", "is_held", "write_bytes", "write_json"]
 
 SCHEMA = 1
 VISITORS = "visitors"  # the folder of a public server that holds a lab for each visitor
 ENDED = ("done", "stopped", "failed", "lost")
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically: a reader sees the old file or the whole new one, also after a power cut."""
-    write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file atomically: temporary file, fsync, rename; `run.disk` when the disk refuses."""
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(file.name, 0o644)
-        os.replace(file.name, path)
-    except OSError as error:
-        raise RunError(
-            "run.disk", f"Could not write {path.name}: {error.strerror or error}. Free some space and run again."
-        ) from error
-
-
-def is_held(path: Path) -> bool:
-    """Whether some process holds the lock file at `path`."""
-    if not path.exists():
-        return False
-    try:
-        with FileLock(path).acquire(timeout=0):
-            return False
-    except Timeout:
-        return True
-
-
-class Job:
-    """A directory that a worker acts on: `events.jsonl` (append-only, one writer), `stop`, `lock` (held while alive)."""
-
-    def __init__(self, path: Path):
-        self.path, self.id = path, path.name
-
-    def events(self) -> list[dict[str, Any]]:
-        """Return all events so far; a torn last line is ignored."""
-        return self.events_from(0)[0]
-
-    def events_from(self, position: int) -> tuple[list[dict[str, Any]], int]:
-        """Return the events after a position in bytes, and the position to go on from: a watcher reads each line once."""
-        try:
-            with (self.path / "events.jsonl").open("rb") as file:
-                file.seek(position)
-                whole, newline, _ = file.read().rpartition(b"\n")
-        except FileNotFoundError:
-            return [], 0
-        return [json.loads(line) for line in whole.splitlines()], position + len(whole) + len(newline)
-
-    def last_event(self) -> dict[str, Any]:
-        """Return the newest event, read from the end of the file; empty while there is none."""
-        lines = self._tail()
-        return json.loads(lines[-1]) if lines else {}
-
-    def last_events(self, kind: str, most: int) -> list[dict[str, Any]]:
-        """Return the newest events of one kind, oldest first, as far as the end of the file holds them."""
-        lines = [line for line in self._tail() if line.startswith(f'{{"event": "{kind}",'.encode())]
-        return [json.loads(line) for line in lines[-most:]]
-
-    def _tail(self) -> list[bytes]:
-        """Return the last lines, of which the first may lack its beginning; a torn last line is left out."""
-        try:
-            with (self.path / "events.jsonl").open("rb") as file:
-                file.seek(max(0, file.seek(0, os.SEEK_END) - 65536))
-                return file.read().rpartition(b"\n")[0].splitlines()
-        except FileNotFoundError:
-            return []
-
-    def append(self, kind: str, **values: Any) -> None:
-        """Append one event in a single write; a torn line left by a killed writer is closed first."""
-        line = json.dumps({"event": kind, "time": round(time.time(), 3), **values}, allow_nan=False) + "\n"
-        with (self.path / "events.jsonl").open("ab+") as file:
-            if file.tell():
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":
-                    torn = self._length_without_torn_line()
-                    file.truncate(torn)
-            file.write(line.encode())
-
-    def _length_without_torn_line(self) -> int:
-        data = (self.path / "events.jsonl").read_bytes()
-        return data.rfind(b"\n") + 1
-
-    def request_stop(self) -> None:
-        """Ask the worker to stop at the next step; what is done is kept."""
-        (self.path / "stop").touch()
-
-    @property
-    def stop_requested(self) -> bool:
-        return (self.path / "stop").exists()
-
-    @contextmanager
-    def alive(self, timeout_seconds: float = 2.0) -> Iterator[None]:
-        """Hold the lock; raises filelock.Timeout when another worker has it."""
-        with FileLock(self.path / "lock").acquire(timeout=timeout_seconds):
-            yield
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether a worker holds the lock; the kernel frees it when the worker dies, however it dies."""
-        return is_held(self.path / "lock")
 
 
 class Run(Job):
@@ -141,44 +37,83 @@ class Run(Job):
             return Experiment.model_validate_json((self.path / "experiment.json").read_bytes())
         except FileNotFoundError:
             raise RunError("run.missing", f"There is no run {self.id!r} in {self.path.parent}.") from None
+        except ValueError:
+            raise RunError(
+                "run.damaged", f"The settings of run {self.id} are damaged; delete its comparison and start it again."
+            ) from None
 
     @property
     def state(self) -> str:
         """Return queued, preparing, training, evaluating, done, stopped, failed or lost, derived from the files."""
         if (self.path / "result.json").exists():
-            return "done"
+            return "failed" if self.damage else "done"
         match self.last_event():
             case {"event": "end", "state": state}:
                 return str(state)
-            case {"event": "start" | "stage" | "resume" | "step" | "epoch"} as event if self.is_alive:
-                return str(event.get("stage", "preparing" if event["event"] in ("start", "resume") else "training"))
-            case {"event": "start" | "stage" | "resume" | "step" | "epoch"}:
+            case {"event": kind} as event if kind != "queued" and self.is_alive:
+                return str(event.get("stage", "preparing" if kind in ("start", "resume") else "training"))
+            case {"event": kind} if kind != "queued":
                 return "stopped" if self.stop_requested else "lost"
         return "stopped" if self.stop_requested else "queued"
 
-    def result(self) -> dict[str, Any] | None:
-        """Return the finished run's numbers, or None while there are none."""
+    @property
+    def damage(self) -> str:
+        """Say that the finished run's numbers are not those that it wrote, empty where they are or there are none."""
         try:
-            return json.loads((self.path / "result.json").read_bytes())
+            stat = (self.path / "result.json").stat()
+        except FileNotFoundError:
+            return ""
+        if _intact(self.path / "result.json", stat.st_mtime_ns, stat.st_size):
+            return ""
+        return f"The result of run {self.id} is damaged: it is not what was written. Go on trains it again to the same numbers."
+
+    def result(self) -> dict[str, Any] | None:
+        """Return the finished run's numbers, None while there are none; `run.damaged` where they are not what was written."""
+        try:
+            return disk.unsealed((self.path / "result.json").read_bytes())
         except FileNotFoundError:
             return None
+        except ValueError:
+            raise RunError("run.damaged", self.damage) from None
 
     def end(self) -> dict[str, Any]:
         """Return how the run ended, empty while it has not."""
+        if damage := self.damage:
+            return {"event": "end", "state": "failed", "code": "run.damaged", "message": damage}
         event = self.last_event()
         return event if event.get("event") == "end" else {}
 
+    def whole(self, name: str) -> Path:
+        """Return the path of one of a finished run's files; `run.damaged` where it is not what the run wrote, to the bit."""
+        path = self.path / name
+        written = ((self.result() or {}).get("files") or {}).get(name)
+        if written and path.exists() and disk.known_sha256(path) != written:
+            what = f"{name} of run {self.id} is damaged: its SHA-256 is not what was noted. The run's numbers are intact"
+            raise RunError("run.damaged", f"{what}; delete its comparison and start it again to have the rest.")
+        return path
+
     def measures(self) -> dict[str, dict[str, Any]]:
-        """Return what each diagnostic measured on this run, by name."""
+        """Return what each diagnostic measured on this run, by name; a damaged document is left out, as if never measured."""
         files = sorted((self.path / "measures").glob("*.json"))
-        return {file.stem: json.loads(file.read_bytes())["runs"][self.id] for file in files}
+        found = ((file.stem, self.measured(file.stem)) for file in files)
+        return {name: document["runs"][self.id] for name, document in found if document}
 
     def measured(self, diagnostic: str) -> dict[str, Any] | None:
         """Return the document of one diagnostic, with the settings that it was measured with; None where it was not."""
         try:
-            return json.loads((self.path / "measures" / f"{diagnostic}.json").read_bytes())
-        except FileNotFoundError:
+            return disk.unsealed((self.path / "measures" / f"{diagnostic}.json").read_bytes())
+        except (FileNotFoundError, ValueError):
             return None
+
+
+@lru_cache(maxsize=4096)
+def _intact(path: Path, time: int, size: int) -> bool:
+    """Whether a sealed document is what was written; looked at anew when its time or size changes."""
+    try:
+        disk.unsealed(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 class Lab:
@@ -235,9 +170,31 @@ class Lab:
 
     def requeue(self, run: Run) -> None:
         """Let a stopped, failed or lost run be taken up again from its last checkpoint."""
-        (run.path / "stop").unlink(missing_ok=True)
-        if run.state in ("stopped", "failed", "lost"):
+        try:
+            (run.path / "stop").unlink(missing_ok=True)
+            damaged = bool(run.damage)
+            if damaged:
+                (run.path / "result.json").replace(run.path / "result.damaged")
+        except OSError as error:
+            raise disk.refused(error, "to the run's folder") from error
+        if damaged or run.state in ("stopped", "failed", "lost"):
             run.append("queued")
+
+    @property
+    def key(self) -> bytes:
+        """The lab's own secret, made on first use: what is signed with it was written here."""
+        path = self.root / "secret"
+        if not path.exists():
+            draft = self.root / f".secret.{secrets.token_hex(4)}"
+            draft.write_text(secrets.token_urlsafe(32))
+            draft.chmod(0o600)
+            try:
+                os.link(draft, path)  # fails where another process was faster, and then that one's counts
+            except FileExistsError:
+                pass
+            finally:
+                draft.unlink()
+        return path.read_bytes()
 
     def run(self, name: str | Path) -> Run:
         """Return a run by id or directory; `run.missing` when there is none."""

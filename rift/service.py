@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import datetime
 import json
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -16,15 +18,16 @@ from typing import Any
 
 from filelock import FileLock
 
-from rift import catalog, comparison, estimate, jobs, measurement, quota, report
+from rift import catalog, comparison, disk, estimate, jobs, measurement, process, quota, report, space
 from rift.comparison import Arm
-from rift.config import digest
+from rift.config import Experiment, digest
 from rift.dataset import ImageSet, Split, load, parts, refuse_misfit
-from rift.errors import RunError
+from rift.errors import DataError, RunError
 from rift.orders import Order, experiments
 from rift.runs import ENDED, SCHEMA, Lab, Run, write_json
 
-MOST_STARTS = 3  # a run whose process vanished this often waits for a person
+MOST_STARTS = 3  # a run whose process vanished this often, without getting further, waits for a person
+STALLED_SECONDS, STALLED_STEPS = 60.0, 20  # silence that is worth a word: the time of so many steps, and a minute at least
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,13 @@ def place(lab: Lab, order: Order, *, source: str = "") -> str:
     catalog.check("backbones", order.backbone)  # what is not here any more is told before anything is queued
     asked = experiments(order)
     refuse_misfit(load(lab.data / order.data), order.task, order.training)
+    with suppress(DataError):  # told where it is in the way
+        space.refuse_full(lab.root, estimate.disk(lab, _todo(lab, asked), estimate.sizes(*_sets(lab, order))))
     home = lab.comparisons / order.id
-    home.mkdir(parents=True, exist_ok=True)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk.refused(error, "in the folder of the lab") from error
     if not (home / "order.json").exists():
         created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         document = {"schema": SCHEMA, "created": created, "source": source, "order": order.model_dump(mode="json")}
@@ -80,6 +88,12 @@ def place(lab: Lab, order: Order, *, source: str = "") -> str:
 
 def _is_under_way(lab: Lab, name: str) -> bool:
     return any(run.state not in ENDED for run in runs(arms(lab, name)))
+
+
+def _todo(lab: Lab, asked: Sequence[tuple[Arm, Sequence[Experiment]]]) -> list[Experiment]:
+    """Return the experiments whose runs this lab has not finished."""
+    there = {run.id for run in lab.runs() if run.state == "done"}
+    return [one for _, by_seed in asked for one in by_seed if one.id not in there]
 
 
 def order_of(lab: Lab, name: str) -> tuple[Order, str]:
@@ -127,7 +141,8 @@ def status(lab: Lab, name: str, *, device: str = "auto") -> Status:
     names = {run.id: arm.name for arm in comparison.trained(chosen) for run in arm.runs}
     states = [_taken_up(lab, run) for run in queue]
     events = [run.last_event() for run in queue]
-    version = digest([states, [(event.get("event"), event.get("time")) for event in events]])[:16]
+    stalled = [_stalled(run, state, event) for run, state, event in zip(queue, states, events, strict=True)]
+    version = digest([states, stalled, [(event.get("event"), event.get("time")) for event in events]])[:16]
     waiting = [i for i, state in enumerate(states) if state not in ENDED]
     if not waiting:
         state, message = _ended(queue, states, names)
@@ -143,7 +158,7 @@ def status(lab: Lab, name: str, *, device: str = "auto") -> Status:
         what = {"preparing": "Preparing", "training": "Training", "evaluating": "Measuring"}[states[now]]
         kind = event.get("event", "")
         step = f", {kind} {event[kind]} of {event[kind + 's']}" if kind in ("step", "epoch", "trial") else ""
-        return Status(states[now], progress, left, f"{what} {name}, {place}{step}.", version)
+        return Status(states[now], progress, left, f"{what} {name}, {place}{step}.{stalled[now]}", version)
     ahead = jobs.ahead(lab, names)
     if ahead and not any(state in ENDED for state in states):
         before = "another run" if len(ahead) == 1 else f"{len(ahead)} other runs"
@@ -157,10 +172,36 @@ def status(lab: Lab, name: str, *, device: str = "auto") -> Status:
 def _taken_up(lab: Lab, run: Run) -> str:
     """Return a run's state; one whose process vanished is queued again first, MOST_STARTS times at most."""
     state = run.state
-    if state != "lost" or sum(event["event"] == "start" for event in run.events()) >= MOST_STARTS:
+    if state != "lost" or _starts_in_vain(run) >= MOST_STARTS:
         return state
     lab.requeue(run)
     return run.state
+
+
+def _starts_in_vain(run: Run) -> int:
+    """Return how often a run was begun since it last got further: a computer that is switched off every day loses none."""
+    count, furthest = 0, -1
+    for event in run.events():
+        if event["event"] == "start":
+            count += 1
+        elif event["event"] == "resume" and event["step"] > furthest:
+            count, furthest = 1, event["step"]
+    return count
+
+
+def _stalled(run: Run, state: str, event: dict[str, Any]) -> str:
+    """Say that a training has been silent for longer than its steps take: its process is there, so that it is not lost.
+
+    By a clock that does not jump when the time of day is set; older runs have none.
+    """
+    if state != "training" or event.get("event") != "step" or "clock" not in event:
+        return ""
+    silent = time.monotonic() - event["clock"]
+    if silent < max(STALLED_SECONDS, STALLED_STEPS * event["milliseconds"] / 1000):
+        return ""
+    start: dict[str, Any] = next((one for one in reversed(run.events()) if one["event"] == "start"), {})
+    why = "it was paused by the system" if process.is_paused(start.get("pid", 0)) else "the computer may be busy or asleep"
+    return f" Nothing was heard of it for {estimate.duration(silent // 30 * 30)}: {why}. Nothing is lost; it goes on when it can."
 
 
 def _place(lab: Lab, mine: str, ahead: set[str]) -> int:
@@ -207,11 +248,11 @@ def result(lab: Lab, name: str) -> dict[str, Any]:
         raise RunError("run.missing", "No run of this comparison is finished yet; its numbers come with the first one.")
     path = home / "comparison.json"
     with FileLock(home / "lock"):  # two pages that look at once compute it once
-        if path.exists():
-            return json.loads(path.read_bytes())
+        with suppress(FileNotFoundError, ValueError):  # a damaged one is computed again
+            return disk.unsealed(path.read_bytes())
         document = comparison.document(lab, chosen, *_sets(lab, order_of(lab, name)[0]))
         if all(run.state == "done" for run in runs(chosen)):
-            write_json(path, document)
+            write_json(path, disk.sealed(document))
     return document
 
 
@@ -246,16 +287,6 @@ def sizes(root: Path, name: str) -> estimate.Sizes:
     """Return how many images a comparison of the lab at `root` has, as an estimate needs it."""
     lab = Lab(root)
     return estimate.sizes(*_sets(lab, order_of(lab, name)[0]))
-
-
-def curves(lab: Lab, name: str) -> dict[str, list[dict[str, Any]]]:
-    """Return the step and epoch events of each arm's first seed; a resumed run's repeated steps count once, the last time."""
-    return {arm.name: _once(arm.runs[0].events()) for arm in comparison.trained(arms(lab, name))}
-
-
-def _once(events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    newest = {(event["event"], event[event["event"]]): event for event in events if event["event"] in ("step", "epoch")}
-    return list(newest.values())
 
 
 def comparisons(lab: Lab) -> list[str]:

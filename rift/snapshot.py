@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rift import disk
 from rift.model import Backbone, Classifier, Task, to_float
 from rift.similarity import class_means, halves
 
@@ -100,10 +100,8 @@ class Snapshot:
             for field, value in vars(one).items():
                 if value is not None:
                     arrays[f"{name}.{field}"] = value
-        partial = path.with_suffix(".part")
-        with partial.open("wb") as file:
+        with disk.replacing(path) as file:
             np.savez(file, **arrays)
-        os.replace(partial, path)
 
     @classmethod
     def load(cls, path: Path) -> Snapshot:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
 import math
-import os
 import random
 import statistics
 import time
@@ -17,11 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rift import catalog, stratify
+from rift import accumulate, catalog, checkpoint, stratify
 from rift.config import Experiment, Training
 from rift.errors import RunError
 from rift.model import Backbone, Classifier, Stages, Task
 from rift.views import Views, autocast
+
+KEPT = ("step", "history", "parts", "halvings", "first_loss", "penalty")  # of a state, besides tensors
+EXPLODED = 1000.0  # times the first loss: from there no training was seen to come back; our choice
 
 
 def batches(n: int, batch_size: int, epoch: int, seed: int, balance: np.ndarray | None = None) -> list[np.ndarray]:
@@ -52,42 +55,33 @@ class State:
     step: int = 0
     milliseconds: list[float] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
+    parts: int = 1  # in how many a batch is worked through; more than one where memory ran out
+    halvings: list[dict[str, Any]] = field(default_factory=list)  # when that was
+    first_loss: float | None = None
+    penalty: float | None = None  # of the last step
 
-    def save(self, path: Path) -> None:
-        """Write a checkpoint atomically; `run.disk` when the disk refuses."""
-        state = {
-            "classifier": self.classifier.state_dict(),
-            "regularizer": self.regularizer.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-            "milliseconds": self.milliseconds,
-            "history": self.history,
-            "torch_rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
-        }
-        partial = path.with_suffix(".part")
-        try:
-            with partial.open("wb") as file:
-                torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise RunError(
-                "run.disk", f"The checkpoint could not be written: {error.strerror}. Free some space, then resume."
-            ) from error
+    def save(self, path: Path, key: bytes, run: str) -> None:
+        """Write a checkpoint atomically, sealed with the lab's `key` and the run's id; `run.disk` when the disk refuses."""
+        tensors, facts = checkpoint.of_optimizer(self.optimizer)
+        noise, generators = checkpoint.of_generators()
+        tensors |= noise | {"milliseconds": torch.tensor(self.milliseconds, dtype=torch.float64)}
+        for name, module in (("classifier", self.classifier), ("regularizer", self.regularizer)):
+            tensors |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
+        facts |= generators | {name: getattr(self, name) for name in KEPT}
+        checkpoint.write(path, tensors, facts, key, run)
 
-    def load(self, path: Path) -> None:
-        """Continue from a checkpoint that `save` wrote."""
-        state = torch.load(path, weights_only=True, map_location="cpu")
-        self.classifier.load_state_dict(state["classifier"])
-        self.regularizer.load_state_dict(state["regularizer"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.milliseconds, self.history = state["step"], state["milliseconds"], state["history"]
-        torch.set_rng_state(state["torch_rng"])
-        if state["cuda_rng"]:
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
+    def load(self, path: Path, key: bytes, run: str) -> None:
+        """Continue from a checkpoint that `save` wrote; ValueError, and nothing is changed, where it is damaged or another's."""
+        tensors, facts = checkpoint.read(path, key, run)
+        modules = {"classifier.": self.classifier, "regularizer.": self.regularizer}
+        found = {name: checkpoint.refuse_misfit(tensors, name, module.state_dict()) for name, module in modules.items()}
+        checkpoint.to_optimizer(self.optimizer, tensors, facts)
+        for name, module in modules.items():
+            module.load_state_dict(found[name])
+        for name in KEPT:
+            setattr(self, name, facts[name])
+        self.milliseconds = tensors["milliseconds"].tolist()
+        checkpoint.to_generators(tensors, facts)
 
 
 def make_optimizer(classifier: Classifier, regularizer: nn.Module, training: Training) -> torch.optim.Optimizer:
@@ -136,7 +130,9 @@ def train(
 
     The optimizer holds the parameters of all stages from the start; warm-up and cosine begin anew with each stage. The consumer
     may stop at any yield; `state` is then consistent and can be saved. Raises `run.diverged` when the loss or a gradient is not
-    finite (the weights are those before that step) and `run.memory` when the device has too little memory.
+    finite or the loss has exploded (the weights are those before that step), and `run.memory` when the device has too little
+    memory even for an eighth of a batch. A batch that it cannot hold is worked through in parts (see `accumulate`) from then on,
+    which a "memory" event tells.
     """
     balance = views.labels.cpu().numpy() if training.balanced else None
     per_epoch = len(batches(len(views), training.batch_size, 0, seed))
@@ -144,23 +140,33 @@ def train(
     parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
     chosen, stages = set(map(id, parameters)), stages or Stages()
     trained = [(name, p) for name, p in state.classifier.named_parameters() if id(p) in chosen]
-    while state.step < steps:
+    while True:
         epoch, within = divmod(state.step, per_epoch)
+        if len(state.history) < epoch:  # also where the process was killed between an epoch's last step and its end
+            numbers = {"epoch": epoch, "epochs": training.epochs, **evaluate()}
+            state.history.append(numbers)
+            yield Event("epoch", numbers)
+        if state.step == steps:
+            break
         ids = batches(len(views), training.batch_size, epoch, seed, balance)[within]
         first, last, frozen = _enter(stages, state.step, steps, trained)
         for group in state.optimizer.param_groups:
             group["lr"] = group["peak"] * schedule(state.step - first, last - first, training.warmup)
-        try:
-            values = _step(state, task, views, training, strength, ids, epoch % views.views, frozen, parameters)
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            message = f"The device has too little memory for batches of {training.batch_size} images; try a smaller batch_size."
-            raise RunError("run.memory", message) from error
-        state.step += 1
+        while True:
+            attempt = accumulate.Attempt(state.regularizer)
+            values: dict[str, Any] | None = None
+            try:
+                values = _step(state, task, views, training, strength, ids, epoch % views.views, frozen, parameters)
+            except (RuntimeError, MemoryError) as error:
+                if not accumulate.out_of_memory(error):
+                    raise
+            if values is not None:
+                break
+            attempt.undo()  # only here, where nothing holds what the failed attempt computed
+            _halve(state, training, len(ids))
+            yield Event("memory", {**state.halvings[-1], "exact": accumulate.exact(state.regularizer)})
+        state.step, state.penalty = state.step + 1, values["penalty"]
         yield Event("step", {"step": state.step, "steps": steps, "epoch": epoch + 1, **values})
-        if within + 1 == per_epoch:
-            numbers = {"epoch": epoch + 1, "epochs": training.epochs, **evaluate()}
-            state.history.append(numbers)
-            yield Event("epoch", numbers)
     for _, parameter in trained:  # so that what is counted and written is all that trained, in whatever stage
         parameter.requires_grad_(True)
 
@@ -172,6 +178,20 @@ def _enter(stages: Stages, step: int, steps: int, trained: list[tuple[str, nn.Pa
         parameter.requires_grad_(name.startswith(prefixes))
     so_far = stages.until(step, steps)
     return first, last, not any(name.startswith("backbone.") and name.startswith(so_far) for name, _ in trained)
+
+
+def _halve(state: State, training: Training, images: int) -> None:
+    """Work through a batch in twice as many parts from now on; `run.memory` where that was done three times already."""
+    state.optimizer.zero_grad(set_to_none=True)
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    state.parts *= 2
+    if state.parts > min(accumulate.MOST_PARTS, images):
+        tried = f", even in {state.parts // 2} parts" if state.parts > 2 else ""
+        what = f"batches of {training.batch_size} images{tried}"
+        raise RunError("run.memory", f"The device has too little memory for {what}; try a smaller batch_size.")
+    state.halvings.append({"step": state.step + 1, "parts": state.parts, "images_at_once": math.ceil(images / state.parts)})
 
 
 def _step(
@@ -188,44 +208,76 @@ def _step(
     classifier, device = state.classifier, views.device
     classifier.train()
     state.regularizer.train()
-    images, labels = views.images(ids, view), views.labels[torch.as_tensor(ids, device=device)]
+    labels = views.labels[torch.as_tensor(ids, device=device)]
     blocks = getattr(state.regularizer, "blocks", ())  # those whose activations it holds besides the embeddings
-    targets = views.targets(blocks)[view, ids] if state.regularizer.needs_targets else None
-    began = _now(device)
-    with autocast(device, training.precision):
-        if frozen and not classifier.reads_tokens:  # a frozen backbone computes what the pretrained one did, and that is cached
-            embeddings = views.embeddings[view, ids]
-            outputs = classifier.head(embeddings)
-        else:
-            embeddings, outputs = classifier(images)
-        task_loss = task.loss(outputs, task.targets(images, labels))
-    penalty = state.regularizer(embeddings.float(), targets)
     # The first step is the head's alone, in every arm: through a head of zeros no task gradient reaches the backbone, which still
     # is the pretrained one. A penalty's gradient there is rounding noise, and Adam would scale it up to a full step.
-    loss = task_loss + strength * penalty if strength and state.step else task_loss
+    weight = strength if state.step else 0.0
+
+    def forward(some: np.ndarray) -> tuple[Tensor, Tensor]:
+        with autocast(device, training.precision):
+            if frozen and not classifier.reads_tokens:  # a frozen backbone computes what the pretrained one did: it is cached
+                embeddings = views.embeddings[view, some]
+                return embeddings, classifier.head(embeddings)
+            return classifier(images if state.parts == 1 else views.images(some, view))
+
+    def task_loss_of(outputs: Tensor) -> Tensor:
+        with autocast(device, training.precision):
+            return task.loss(outputs, task.targets(images, labels))
+
+    def penalty_of(embeddings: Tensor, some: np.ndarray) -> Tensor:
+        targets = views.targets(blocks)[view, some] if state.regularizer.needs_targets else None
+        return state.regularizer(embeddings.float(), targets)
+
+    images = views.images(ids, view) if state.parts == 1 or task.errors else torch.empty(0)
+    if state.regularizer.needs_targets:
+        views.targets(blocks)  # before the clock runs
+    began = _now(device)
     state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    try:
-        norm = nn.utils.clip_grad_norm_(parameters, training.clip, error_if_nonfinite=True)
-    except RuntimeError as error:
-        if "non-finite" not in str(error):
-            raise
-        lower = f"{training.learning_rate / 10:g}"
-        message = (
-            f"Training diverged at step {state.step + 1}: a gradient is not finite. Try a tenth of the learning rate: {lower}."
-        )
-        raise RunError("run.diverged", message) from error
-    state.optimizer.step()
+    if state.parts == 1:
+        embeddings, outputs = forward(ids)
+        task_loss, penalty = task_loss_of(outputs), penalty_of(embeddings, ids)
+        (task_loss + weight * penalty if weight else task_loss).backward()
+    else:
+        parts, inside = min(state.parts, len(ids)), bool(blocks)
+        outputs, task_loss, penalty = accumulate.backward(ids, parts, forward, task_loss_of, penalty_of, weight, inside)
+    norm = _update(state, training, parameters, float(task_loss.detach()), weight * float(penalty.detach()) if weight else 0.0)
     milliseconds = (_now(device) - began) * 1000
     state.milliseconds.append(milliseconds)
     return {
         "task_loss": float(task_loss.detach()),
-        "penalty": float(penalty.detach()),
+        "penalty": float(penalty.detach()) if penalty.isfinite() else None,  # of strength 0: it did not take part
         "accuracy": float(task.accuracy(outputs.detach(), labels)) if task.accuracy else None,
         "gradient_norm": float(norm),
         "learning_rate": state.optimizer.param_groups[0]["lr"],
         "milliseconds": round(milliseconds, 3),
     }
+
+
+def _update(state: State, training: Training, parameters: list[Tensor], loss: float, more: float) -> Tensor:
+    """Clip the gradient, move the weights and return its norm; `run.diverged` where it is none, and the weights stay."""
+    norm = nn.utils.clip_grad_norm_(parameters, training.clip)
+    first = state.first_loss = loss if state.first_loss is None else state.first_loss
+    what = "the loss is" if not math.isfinite(loss + more) else "a gradient is" if not math.isfinite(float(norm)) else ""
+    if what or loss > EXPLODED * max(first, 1.0):
+        said = f"{what} not finite" if what else f"the loss is {loss:.3g}, and was {first:.3g} at first"
+        lower = f"{training.learning_rate / 10:g}"
+        message = f"Training diverged at step {state.step + 1}: {said}. Try a tenth of the learning rate: {lower}."
+        raise RunError("run.diverged", message)
+    try:
+        state.optimizer.step()
+    except (RuntimeError, MemoryError) as error:
+        if not accumulate.out_of_memory(error):
+            raise
+        message = "The device has too little memory for the optimizer of this model; try a method that trains less, such as lora."
+        raise RunError("run.memory", message) from error  # some weights may have moved: nothing is tried again
+    return norm
+
+
+def refuse_diverged(state: State) -> None:
+    """Raise `run.diverged` where the last step left weights that are not finite numbers."""
+    if not all(bool(p.isfinite().all()) for p in state.classifier.parameters()):
+        raise RunError("run.diverged", "Training diverged at its last step: a weight is not finite. Try a smaller learning rate.")
 
 
 def step_milliseconds(state: State) -> float | None:

@@ -6,9 +6,11 @@ import copy
 import functools
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from rift import catalog, dataset
+from rift.errors import RunError
 from rift.model import Backbone, Classifier
 from rift.runs import Lab, Run
 
@@ -53,7 +55,11 @@ def build(lab: Lab, run: Run, epoch: int | None = None) -> Classifier:
     task = catalog.door("tasks", experiment.task.name)(images.classes, **experiment.task.options)
     classifier = Classifier(copy.deepcopy(backbone), task.head(backbone))
     catalog.door("methods", experiment.method.name)(classifier.backbone, **experiment.method.options)
-    state = load_file(run.path / "weights.safetensors" if epoch is None else epoch_path(run, epoch))
+    path = run.whole("weights.safetensors") if epoch is None else epoch_path(run, epoch)
+    try:
+        state = load_file(path)
+    except SafetensorError as error:
+        raise RunError("run.damaged", f"{path.name} of run {run.id} is damaged ({error}); start its comparison again.") from error
     unexpected = classifier.load_state_dict(state, strict=False).unexpected_keys
     assert not unexpected, f"{run.id} has weights that its method does not know: {unexpected[:3]}"
     return classifier.eval()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rift import dataset, train, tuning
+from rift import attempt, dataset, train, tuning
 from rift.config import Experiment
 from rift.dataset import ImageSet, Split
 from rift.errors import RunError
@@ -50,7 +50,7 @@ def choose(
                 views.pretrained = pretrained
             run.append("trial", trial=number + 1, trials=path.trials, what=what, value=value)
             logits = _trial(run, short, strength, pretrained, task, views, pixels[unseen], images.labels[unseen])
-            if run.stop_requested:
+            if attempt.halted(run):
                 return None
             found.append(logits)
             write_json(kept, found)
@@ -85,7 +85,7 @@ def _trial(
     state, stages = train.set_up(short, pretrained, task, views)
     try:
         for _ in train.train(state, task, views, short.training, strength, short.seed, dict, stages):
-            if run.stop_requested:
+            if attempt.halted(run):
                 return None
     except RunError as error:
         if error.code != "run.diverged":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rift import disk
 from rift.config import Training
 from rift.model import Backbone, to_float
 
@@ -71,19 +71,17 @@ class Views:
         """Return `(views, n, d + len(blocks) h)`: behind each embedding, the pretrained activations after these blocks."""
         if blocks not in self._targets:
             path = self.cache and self.cache.with_stem("-".join([self.cache.stem, *map(str, blocks)]))
-            if path and path.exists():
+            kept = _read(path) if path else None
+            if kept is not None:
                 self.from_cache = True
-                with np.load(path) as stored:
-                    targets, seconds = torch.from_numpy(stored["embeddings"]).to(self.device), float(stored["seconds"])
+                targets, seconds = torch.from_numpy(kept[0]).to(self.device), kept[1]
             else:
                 began = time.perf_counter()
                 targets = self._pretrained_targets(blocks)
                 seconds = time.perf_counter() - began
-            if path and not path.exists():
-                partial = path.with_suffix(f".{os.getpid()}.part")
-                with partial.open("wb") as file:
-                    np.savez(file, embeddings=targets.cpu().numpy(), seconds=seconds)
-                os.replace(partial, path)
+                if path:
+                    with disk.replacing(path) as file:
+                        np.savez(file, embeddings=targets.cpu().numpy(), seconds=seconds)
             self._targets[blocks] = targets
             self.seconds += seconds
         return self._targets[blocks]
@@ -100,6 +98,15 @@ class Views:
 
         with autocast(self.device, self.precision):  # as in training, so that rounding is not taken for drift
             return torch.stack([torch.cat([targets(self.images(ids, view)) for ids in chunks]) for view in range(self.views)])
+
+
+def _read(path: Path) -> tuple[np.ndarray, float] | None:
+    """Return kept targets and the seconds that they took, None where there are none or they are damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return stored["embeddings"], float(stored["seconds"])
+    except (FileNotFoundError, *disk.DAMAGED):
+        return None
 
 
 def precision_of(device: torch.device, precision: str) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from rift import comparison, places, service
+from rift import comparison, disk, places, service
 from rift.estimate import duration
 from rift.places import Places
 from rift.runs import Lab, Run
@@ -96,16 +95,20 @@ def _told(path: Path, size: int, called: str, key: str) -> tuple[Line, ...]:
 
 
 def _events(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield all whole events but steps."""
+    """Yield all events but steps; a damaged line, of a step or not, as an event of that name."""
     if path.exists():
         for line in path.read_bytes().rpartition(b"\n")[0].splitlines():
-            if not line.startswith(b'{"event": "step"'):
-                yield json.loads(line)
+            if not (line.startswith(b'{"event": "step"') and disk.whole(line)):
+                yield disk.values(line) or {"event": "damaged", "time": 0.0}
 
 
 def _lines(events: Iterator[dict[str, Any]], called: str, key: str) -> Iterator[Line]:
     began, last, worked = None, 0.0, 0.0
+    damaged = 0
     for event in events:
+        if event["event"] == "damaged":
+            damaged += 1
+            continue
         now = event["time"]
         match event:
             case {"event": "start"}:
@@ -126,6 +129,13 @@ def _lines(events: Iterator[dict[str, Any]], called: str, key: str) -> Iterator[
                 yield Line(now, f"{called}, epoch {event['epoch']} of {event['epochs']}: {_numbers(event, key)}.")
             case {"event": "stage", "stage": "evaluating"}:
                 yield Line(now, f"{called} is trained; measuring what it learned and what it forgot.")
+            case {"event": "memory", "parts": parts}:
+                exact = "" if event["exact"] else ", and the penalty is the mean over the parts"
+                yield Line(now, f"{called}: memory ran out; batches are worked through in {parts} parts from here{exact}.", True)
+            case {"event": "refused", "message": message}:
+                yield Line(now, f"{called}: {message}", True)
+            case {"event": "queued", "ended": _}:
+                yield Line(now, f"{called}: the computer asked the work to end. It is saved and goes on by itself.")
             case {"event": "end", "state": "done"}:
                 yield Line(now, f"{called} finished in {duration(worked + now - (began or now))}.")
             case {"event": "end", "state": "stopped"}:
@@ -134,6 +144,9 @@ def _lines(events: Iterator[dict[str, Any]], called: str, key: str) -> Iterator[
                 yield Line(now, f"{called} failed: {event.get('message') or 'no reason was noted.'}", True)
         if event["event"] != "queued":  # to be asked to go on is no work
             last = now
+    if damaged:
+        lines = "1 line of its log is" if damaged == 1 else f"{damaged} lines of its log are"
+        yield Line(last, f"{called}: {lines} damaged and left out; its curves have gaps there.", True)
 
 
 def _numbers(event: Mapping[str, Any], key: str) -> str:
@@ -142,3 +155,13 @@ def _numbers(event: Mapping[str, Any], key: str) -> str:
     said = [] if value is None else [f"{names[key]} {value:.3f}"]
     said += [] if kept is None else [f"similarity to the pretrained model {kept:.2f}"]
     return ", ".join(said) or "nothing could be measured"
+
+
+def curves(lab: Lab, name: str) -> dict[str, list[dict[str, Any]]]:
+    """Return the step and epoch events of each arm's first seed; a resumed run's repeated steps count once, the last time."""
+    return {arm.name: _once(arm.runs[0].events()) for arm in comparison.trained(service.arms(lab, name))}
+
+
+def _once(events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    newest = {(event["event"], event[event["event"]]): event for event in events if event["event"] in ("step", "epoch")}
+    return list(newest.values())

@@ -74,9 +74,9 @@ def _be(packed: bytes, answers: Any, killed: bool) -> None:
     os.environ["STAND_IN_GPU"] = "1"
     task, values = pickle.loads(packed)
     if killed:
-        from rift import recipe
+        from rift import attempt, recipe
 
-        recipe.CHECKPOINT_SECONDS = 0.0
+        attempt.CHECKPOINT_SECONDS = 0.0
         append = recipe.Run.append
         recipe.Run.append = lambda run, kind, **more: (
             os._exit(9) if kind == "step" and more["step"] == 4 else append(run, kind, **more)

@@ -11,11 +11,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = (
-    "errors config memory windows",
-    "dicom",
+    "errors config memory process windows",
+    "disk dicom",
+    "job",
     "catalog lessons archive images model similarity statistics figures vocabulary runs findings stratify"
     " copies lookalikes shortcuts intact",
-    "quota review table snapshot views captures verdict layers places",
+    "space checkpoint accumulate",
+    "quota review table snapshot views captures verdict layers places unchanged",
     "scans hints manifest",
     "dataset labeled differences",
     "patients",
@@ -23,6 +25,7 @@ FLOORS = (
     "caged",
     "cage",
     "train diagnostics toys pretrain measures tradeoff tuning overview drafts",
+    "about attempt",
     "trials reference",
     "recipe report comparison estimate measurement",
     "jobs lineup",

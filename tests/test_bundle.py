@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rift import bundle, dataset, example, export, history, measuring, report, sealed, service, trained, visitors
+from rift import bundle, dataset, example, export, history, measuring, report, sealed, service, trained, visitors, watching
 from rift.config import Choice
 from rift.errors import DataError, RunError
 from rift.runs import Lab
@@ -57,7 +57,7 @@ def test_what_goes_in_comes_out_the_same(source, lab, kind, request):
     assert service.result(there, name) == service.result(home, name)
     assert service.measures(there, name) == service.measures(home, name)
     assert drawn(there, name) == drawn(home, name)
-    assert service.curves(there, name) == service.curves(home, name)
+    assert watching.curves(there, name) == watching.curves(home, name)
     assert export.numbers(there, name) == export.numbers(home, name)
     assert export.predictions(there, name) == export.predictions(home, name)
     status = service.status(there, name)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rift import api, captures, catalog, comparison, dataset, measures, overview, recipe, report, service, trained
+from rift import api, captures, catalog, comparison, dataset, measures, overview, recipe, report, service, trained, watching
 from rift.config import Choice, Experiment, Training
 from rift.diagnostics import interpolation
 from rift.errors import DataError, RunError, SettingError
@@ -239,7 +239,7 @@ def test_a_penalty_on_a_frozen_backbone_changes_nothing_and_is_not_trained(lab, 
     assert listed["linear none"]["same_as"] is listed["lora none"]["same_as"] is listed["lora none"]["note"] is None
     assert {row["arm"] for row in document["differences"]} == {f"lora {one}" for one in strengths}
     trained_arms = ["linear none", "lora none", *(f"lora {one}" for one in strengths)]
-    assert list(service.measures(lab, name)) == list(service.curves(lab, name)) == trained_arms
+    assert list(service.measures(lab, name)) == list(watching.curves(lab, name)) == trained_arms
     assert service.status(lab, name).message == "All 4 runs are finished."
 
 

@@ -350,7 +350,7 @@ def test_a_comparison_says_it_in_words_and_leaves_nothing_blank(lab, tmp_path, m
     page = service.write_report(home, name).read_text()
     assert "No class is named: the run reconstructs images." in page and "NaN" not in page.split("<body")[1].split("<script")[0]
 
-    curves = service.curves(home, name)
+    curves = watching.curves(home, name)
     last = [event for event in curves["none"] if event["event"] == "epoch"][-1]
     title, _, judged = watching.headline(home, name)
     assert judged == "validation_reconstruction_error"

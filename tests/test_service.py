@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from rift import ask, estimate, jobs, service
+from rift import ask, estimate, jobs, service, watching
 from rift.config import Choice, Training
 from rift.dataset import store
 from rift.errors import DataError, RunError, SettingError
@@ -126,7 +126,7 @@ def test_curves_count_a_resumed_step_once(lab, order):
     run = service.runs(service.arms(lab, name))[0]
     for step, loss in ((1, 1.0), (2, 0.9), (2, 0.8), (3, 0.7)):
         run.append("step", step=step, steps=6, task_loss=loss)
-    assert [event["task_loss"] for event in service.curves(lab, name)["none"]] == [1.0, 0.8, 0.7]
+    assert [event["task_loss"] for event in watching.curves(lab, name)["none"]] == [1.0, 0.8, 0.7]
 
 
 def test_a_photo_is_kept_without_its_metadata_and_found_by_its_key(lab):

@@ -111,20 +111,20 @@ def test_a_stopped_run_goes_on_to_the_same_bits(lab, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Run, "append", stop_after_some_steps)
     recipe.execute(run, other, torch.device("cpu"))
-    assert run.state == "stopped" and len(list((run.path / "checkpoint").glob("*.pt"))) == 1
+    assert run.state == "stopped" and len(list((run.path / "checkpoint").glob("*.safetensors"))) == 1
     stop_at = -1
     other.requeue(run)
     recipe.execute(run, other, torch.device("cpu"))
     assert run.state == "done" and same(run, undisturbed)
     assert {"event": "resume", "step": 3}.items() <= next(e for e in run.events() if e["event"] == "resume").items()
-    assert not list((run.path / "checkpoint").glob("*.pt"))
+    assert not list((run.path / "checkpoint").glob("*.safetensors"))
 
 
 def test_a_torn_checkpoint_is_passed_over(lab, tmp_path):
     one = run_fresh(lab, tmp_path, experiment(lab))
     folder = one.path / "checkpoint"
     folder.mkdir(exist_ok=True)
-    (folder / "step-0000003.pt").write_bytes(b"PK\x03\x04 torn")
+    (folder / "step-0000003.safetensors").write_bytes(b"PK\x03\x04 torn")
     (one.path / "result.json").unlink()
     one.append("queued")
     recipe.execute(one, Lab(one.path.parents[1]), torch.device("cpu"))

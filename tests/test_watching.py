@@ -173,9 +173,7 @@ def test_what_happened_is_told_in_words_newest_first(fresh):
 def test_a_divergence_suggests_a_tenth_of_the_rate(fresh, monkeypatch):
     name = service.place(fresh, order(fresh, learning_rate=3e-4))
     run = service.runs(service.arms(fresh, name))[0]
-    monkeypatch.setattr(
-        recipe.train.nn.utils, "clip_grad_norm_", lambda *a, **b: (_ for _ in ()).throw(RuntimeError("non-finite"))
-    )
+    monkeypatch.setattr(recipe.train.nn.utils, "clip_grad_norm_", lambda *a, **b: recipe.torch.tensor(float("nan")))
     recipe.execute(run, fresh, CPU)
     assert run.end()["code"] == "run.diverged" and "Try a tenth of the learning rate: 3e-05." in run.end()["message"]
     assert watching.log(fresh, name)[0].problem
@@ -211,7 +209,7 @@ def test_time_left_after_a_resume_counts_what_is_to_do_again(fresh):
         run.append("epoch", epoch=4, epochs=10)
         assert told()[0] == pytest.approx(whole[0] + (7 - 4 * steps / 10)), "an epoch's end is where it is"
         (run.path / "checkpoint").mkdir()
-        (run.path / "checkpoint" / "step-0000003.pt").touch()
+        (run.path / "checkpoint" / "step-0000003.safetensors").touch()
         run.append("start", pid=0)
         run.append("stage", stage="preparing")
         again = told()

@@ -54,6 +54,7 @@ class FeatureL2(nn.Module):
     """The relative squared distance of embeddings, and of what `blocks` of the finetuned backbone put out in the same pass."""
 
     needs_targets = True
+    mean_over_images = True
 
     def __init__(self, held: Tensor, blocks: tuple[int, ...], width: int):
         super().__init__()

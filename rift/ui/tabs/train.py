@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from rift import api, catalog, dataset, lineup, outlook, service, twin
+from rift import api, catalog, dataset, lineup, outlook, service, space, twin
 from rift.config import PRESETS, Choice, Training
 from rift.errors import SettingError, UserError
 from rift.orders import Order
@@ -219,6 +219,8 @@ def _cost(found: Outlook, name: str) -> Any:
         time = f"About {duration(found.seconds)} on this machine" if found.runs else "Nothing is left to train"
         what += [f"That is about {round(found.seconds)} GPU seconds."] if gpu and found.runs else []
     what += _memory(found, "GPU memory" if gpu else "memory")
+    if found.runs and found.disk:
+        what += [f"About {space.said(found.disk)} on the disk, which has {space.said(found.free)} free."]
     if found.ahead:
         wait = "" if found.ahead_seconds is None else f", about {duration(found.ahead_seconds)}"
         others = "Another run is" if found.ahead == 1 else f"{found.ahead} other runs are"

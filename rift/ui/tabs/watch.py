@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from rift import figures, naming, service, watching
+from rift import figures, naming, watching
 from rift.ui.moving import Map
 from rift.ui.state import App, Shown
 from rift.ui.widgets import html, join
@@ -51,7 +51,7 @@ def build(app: App) -> None:
 
 def render(here: Shown) -> list[Any]:
     """Return headings, the four figures, what the map has reached, the log and the table of a comparison as it stands."""
-    curves = service.curves(here.lab, here.id)
+    curves = watching.curves(here.lab, here.id)
     name, meaning, judged = watching.headline(here.lab, here.id)
     plots = []
     for kind, key, title, _, span in CURVES:

@@ -1,0 +1,58 @@
+"""Worker processes: which one a number means, and whether the system wants this one to end (SIGTERM, as before a reboot).
+
+It then saves at the next step, and its run goes on by itself later. The signal's handler only sets a flag, since writing inside a
+handler can find anything half done. What is in the middle of a long piece of work has GRACE_SECONDS; then the process ends as
+`kill -9` would end it, which the files of a run bear.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+GRACE_SECONDS = 8.0  # shorter than the ten seconds that containers give
+_asked = False
+
+
+def listen() -> None:
+    """Take SIGTERM as a wish from now on; for the main thread of a worker process."""
+    signal.signal(signal.SIGTERM, _note)
+    signal.signal(signal.SIGALRM, _leave)
+
+
+def asked() -> bool:
+    """Whether the system wants this process to end."""
+    return _asked
+
+
+def _note(number: int, frame: Any) -> None:
+    global _asked
+    _asked = True
+    signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
+
+
+def _leave(number: int, frame: Any) -> None:
+    os._exit(0)
+
+
+def birth(pid: int) -> str:
+    """Return what tells a process from any other that ever had its number; empty where the system does not say, or it is gone.
+
+    The boot, the namespace of the numbers, and the process's start in clock ticks since the boot (proc(5), field 22 of stat).
+    """
+    with suppress(OSError, IndexError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+        space = os.readlink("/proc/self/ns/pid").strip("pid:[]")
+        ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        return f"{boot}-{space}-{ticks}"
+    return ""
+
+
+def is_paused(pid: int) -> bool:
+    """Whether a process was stopped (SIGSTOP) and waits to be let go on."""
+    with suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
+    return False
