@@ -53,7 +53,8 @@ def start(lab: Lab, order: Order, source: str = "", *, device: str = "auto") -> 
     On a public server it also raises `run.quota` where its visitor has as much under way, or stored, as one may have.
     """
     with FileLock(lab.root / "place.lock"):  # of pages that press at once each counts what the one before has begun
-        quota.refuse_start(lab, sum(other != order.id and _is_under_way(lab, other) for other in comparisons(lab)))
+        others = [runs(arms(lab, other)) for other in comparisons(lab) if other != order.id]
+        quota.refuse_start(lab, sum(any(run.state not in ENDED for run in theirs) for theirs in others))
         name = place(lab, order, source=source)
     jobs.ensure_worker(lab, device)
     return name
@@ -84,10 +85,6 @@ def place(lab: Lab, order: Order, *, source: str = "") -> str:
             if run.state in ("stopped", "failed", "lost"):
                 lab.requeue(run)
     return order.id
-
-
-def _is_under_way(lab: Lab, name: str) -> bool:
-    return any(run.state not in ENDED for run in runs(arms(lab, name)))
 
 
 def _todo(lab: Lab, asked: Sequence[tuple[Arm, Sequence[Experiment]]]) -> list[Experiment]:
