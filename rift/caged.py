@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -89,6 +90,9 @@ def _child(theirs: socket.socket) -> NoReturn:
                 say(answer=answer, bytes=len(more))
                 channel.write(more)
         status = 0
+    except BaseException as error:  # our own fault: where it was, but not what was read, which may be a patient's
+        sys.stderr.write(f"{type(error).__name__} while reading:\n{''.join(traceback.format_tb(error.__traceback__))}")
+        sys.stderr.flush()
     finally:
         os._exit(status)
 
