@@ -158,12 +158,13 @@ class _Keeper:
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
+        here = str(Path(__file__).parents[1])
         one = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}  # each thread reserves memory of its own
         self.process = subprocess.Popen(
             [sys.executable, *_COMMAND, str(theirs.fileno())],
             pass_fds=(theirs.fileno(),),
             stdin=subprocess.DEVNULL,
-            env={**os.environ, **one, "PYTHONPATH": str(Path(__file__).parents[1])},
+            env={**os.environ, **one, "PYTHONPATH": os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])},
         )
         theirs.close()
         self.door = ours

@@ -7,8 +7,10 @@ import os
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from io import BufferedRWPair
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -65,32 +67,41 @@ def _child(theirs: socket.socket) -> NoReturn:
     status = 1
     try:
         with theirs, theirs.makefile("rwb") as channel:
-
-            def say(**words: Any) -> None:
-                channel.write(json.dumps(words).encode()[: LINE - 1] + b"\n")
-                channel.flush()
-
-            def tell(done: int, total: int, file: str) -> None:
-                signal.setitimer(signal.ITIMER_VIRTUAL, request["seconds"])  # its signal ends this process
-                say(file=file, done=done, total=total)
-
-            say(pid=os.getpid())
-            request = json.loads(channel.readline())
-            _limit(request["memory"])
-            data = channel.read(request["bytes"])
-            signal.setitimer(signal.ITIMER_VIRTUAL, request["seconds"])
             try:
-                answer, more = JOBS[request["job"]](request, data, tell)
-            except UserError as error:
-                say(error=(error.code, error.sentence))
-            except MemoryError:
-                say(ended="it took more memory than is allowed")
-            else:
-                say(answer=answer, bytes=len(more))
-                channel.write(more)
-        status = 0
+                _work(channel)
+                status = 0
+            except BaseException as error:  # our own fault: where it was, but not what was read, which may be a patient's
+                sys.stderr.write(f"{type(error).__name__} while reading:\n{''.join(traceback.format_tb(error.__traceback__))}")
+                sys.stderr.flush()  # before the channel is closed, since the parent ends this process then
     finally:
         os._exit(status)
+
+
+def _work(channel: BufferedRWPair) -> None:
+    """Read a request from the channel and write its answer there."""
+
+    def say(**words: Any) -> None:
+        channel.write(json.dumps(words).encode()[: LINE - 1] + b"\n")
+        channel.flush()
+
+    def tell(done: int, total: int, file: str) -> None:
+        signal.setitimer(signal.ITIMER_VIRTUAL, request["seconds"])  # its signal ends this process
+        say(file=file, done=done, total=total)
+
+    say(pid=os.getpid())
+    request = json.loads(channel.readline())
+    _limit(request["memory"])
+    data = channel.read(request["bytes"])
+    signal.setitimer(signal.ITIMER_VIRTUAL, request["seconds"])
+    try:
+        answer, more = JOBS[request["job"]](request, data, tell)
+    except UserError as error:
+        say(error=(error.code, error.sentence))
+    except MemoryError:
+        say(ended="it took more memory than is allowed")
+    else:
+        say(answer=answer, bytes=len(more))
+        channel.write(more)
 
 
 def _limit(memory: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator
 
 import gradio as gr
@@ -229,3 +230,15 @@ def test_where_gpus_are_lent_the_page_adds_an_event_and_nothing_elsewhere(spaces
     assert built() == (set(), "auto", 0)
     monkeypatch.setenv("SPACE_ID", "someone/rift-lab")
     assert "duplicate" in built()[0]
+
+
+def test_no_two_listeners_of_one_change_wait_for_each_other(page):
+    """In Gradio 6.31 the end of each would ask the other again, for ever; changes of a State are told to each by itself."""
+    waiting = Counter(
+        target
+        for one in page[0].fns.values()
+        if one.trigger_mode == "always_last" and one.fn is not None
+        for target in one.targets
+        if not isinstance(page[0].blocks[target[0]], gr.State)
+    )
+    assert waiting and [target for target, many in waiting.items() if many > 1] == []

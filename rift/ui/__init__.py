@@ -64,15 +64,11 @@ def build(lab: Lab, device: str = "auto", public: bool = False, apart: bool = Fa
     files = Files(labs, lab)
     with gr.Blocks(title="RIFT Lab", analytics_enabled=False, delete_cache=(3600, 86400)) as blocks:
         memory = gr.BrowserState(dict(REMEMBERED), storage_key="rift-lab", secret="rift-lab-1")
-        # Gradio says "change" of a BrowserState whenever its object is another one, even with the same content, and answers to
-        # that made it another one again: pages that asked several times a second for ever. A text changes when it differs.
-        mark = gr.Textbox(visible="hidden", elem_id="memory")
-        memory.change(None, memory, mark, js="memory => JSON.stringify(memory)")
         ready = gr.State("")  # not among the tabs, whose places are counted
         gr.HTML(TITLE)
         bar = gr.Row(elem_id="status-row")
         with gr.Tabs(selected="data", elem_id="tabs", overflow_behavior="wrap") as bar_of_tabs:
-            app = App(labs, files, device, blocks, memory, mark, bar_of_tabs, ready, public)
+            app = App(labs, files, device, blocks, memory, bar_of_tabs, ready, public)
             for name, module in pages():
                 with gr.Tab(module.TITLE, id=name, elem_id=f"tab-{name}", render_children=True) as app.tab:
                     module.build(app)

@@ -138,7 +138,7 @@ def build(app: App) -> None:
             return [[*opened, panel.key], *panel.values(memory, chosen)]
 
         panel.box.expand(expand, [app.memory, opened, panel.answer], [opened, *panel.outputs], **PRIVATE)
-    gr.on([app.mark.change, app.ready.change], again, inputs, everything, concurrency_limit=None, **PRIVATE)
+    gr.on([app.remembered().change, app.ready.change], again, inputs, everything, concurrency_limit=None, **PRIVATE)
 
 
 def _step(number: str, title: str, text: str = "") -> Markup:

@@ -210,9 +210,9 @@ class History:
             found = gr.HTML(elem_id="differences")
         self.picks = [pick for pick, _ in sides]
         inputs = [component for side in sides for component in side]
-        for pick, run in sides:
-            pick.change(told(self._runs), pick, run, **PRIVATE)
-        gr.on([one.change for one in inputs], told(self._differ), inputs, found, **PRIVATE)
+        for pick, run in sides:  # one after the other, see `App.remembered`
+            pick.change(told(self._runs), pick, run, **PRIVATE).then(told(self._differ), inputs, found, **PRIVATE)
+            run.change(told(self._differ), inputs, found, **PRIVATE)
 
     def _runs(self, key: str | None) -> Any:
         names = {}

@@ -52,7 +52,6 @@ class App:
     device: str
     blocks: gr.Blocks
     memory: gr.BrowserState
-    mark: gr.Textbox  # its change is that of the memory
     tabs: gr.Tabs
     ready: gr.State  # the comparison whose results are on show, and how many runs they are of
     public: bool = False  # whether others than who sits at this machine may look at the page
@@ -60,6 +59,16 @@ class App:
     follow: list[tuple[list[Any], Callable[[Shown], list[Any]]]] = field(default_factory=list)
     show: list[tuple[list[Any], Callable[[Shown], list[Any]]]] = field(default_factory=list)
     _bundled: str = ""
+
+    def remembered(self, part: str = "memory") -> gr.Textbox:
+        """Return a hidden text that changes when what this browser remembers does, or the part that this JavaScript names.
+
+        Gradio says "change" of a BrowserState whenever its object is another one, even with the same content. And the text is
+        for one listener: of two on one change that last, each lets the other ask again when it ends, for ever (Gradio 6.31).
+        """
+        text = gr.Textbox(visible="hidden")
+        self.memory.change(None, self.memory, text, js=f"memory => JSON.stringify({part})")
+        return text
 
     @property
     def lab(self) -> Lab:
@@ -168,7 +177,7 @@ def connect(app: App) -> None:
     opened.then(look, inputs, moved, **PRIVATE)
     timer.tick(look, inputs, moved, concurrency_limit=None, **PRIVATE)
     ready.change(told(results), ready, app.outputs(app.show), concurrency_limit=None, **PRIVATE)
-    app.mark.change(look, inputs, moved, concurrency_limit=None, **PRIVATE)
+    app.remembered().change(look, inputs, moved, concurrency_limit=None, **PRIVATE)
 
     def halt(memory: dict[str, str]) -> None:
         if (here := app.shown(memory)) is not None and here.home == "lab":

@@ -59,6 +59,7 @@ def read(data, **how):
     if data == {worst!r}:
         if deed == "crash": os.kill(os.getpid(), signal.SIGSEGV)
         if deed == "leave": os._exit(0)
+        if deed == "fault": raise RuntimeError("a name")
         if deed == "loop":
             while True: pass
         if deed == "memory": kept = [bytearray(1 << 30) for _ in range(64)]
@@ -91,6 +92,16 @@ def test_a_file_that_ends_its_reader_is_left_out_by_name(pack, tmp_path, hostile
     (left,) = found.report.skipped
     assert (left.file, left.code) == ("a/3.png", "data.image") and "left out" in left.message
     assert time.monotonic() - began < 60 and not list((tmp_path / "lab").glob(".*")), "nothing half read is left"
+
+
+def test_a_fault_of_our_own_leaves_a_trace_without_what_was_read(tmp_path, hostile, capfd):
+    hostile("fault")
+    with pytest.raises(DataError) as refused:
+        cage.check(picture(3))
+    cage.close()
+    assert refused.value.code == "data.image"
+    told = capfd.readouterr().err
+    assert "RuntimeError while reading" in told and "images.read(data)" in told and "a name" not in told
 
 
 def test_an_upload_that_ends_its_reader_again_and_again_is_refused(tmp_path, hostile):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -74,6 +75,7 @@ def _connect(app: App, timer: gr.Timer, pages: dict[str, Page | Strengths], tabs
     """
     opened = gr.State({})  # the diagnostic that was opened last in each family; under "" the one that is open
     drawn = gr.State({})  # for each page the comparison that it shows, and which version of it
+    missed = gr.State(0.0)  # when a page was opened before it was known what is looked at; nothing would draw that one
     everything = [component for page in pages.values() for component in page.outputs]
 
     def look(ready: str, name: str, drawn: dict[str, str]) -> tuple[Any, dict[str, str], list[Any]]:
@@ -93,10 +95,13 @@ def _connect(app: App, timer: gr.Timer, pages: dict[str, Page | Strengths], tabs
         first, drawn, values = look(ready, name, drawn)
         return [first, drawn, *spread(pages, name, values)]
 
+    def early(ready: str) -> Any:
+        return time.monotonic() if app.of(ready) is None else gr.skip()
+
     def on_tab(family: str, name: str) -> Any:
         def select(ready: str, opened: dict[str, str], drawn: dict[str, str]) -> list[Any]:
             first, drawn, values = look(ready, name, drawn)
-            return [{**opened, "": name, family: name}, first, drawn, *values]
+            return [{**opened, "": name, family: name}, early(ready), first, drawn, *values]
 
         return told(select)
 
@@ -104,7 +109,7 @@ def _connect(app: App, timer: gr.Timer, pages: dict[str, Page | Strengths], tabs
         def select(ready: str, opened: dict[str, str], drawn: dict[str, str]) -> list[Any]:
             name = opened.get(family, names[0])
             first, drawn, values = look(ready, name, drawn)
-            return [{**opened, "": name}, first, drawn, *spread(names, name, values)]
+            return [{**opened, "": name}, early(ready), first, drawn, *spread(names, name, values)]
 
         return told(select)
 
@@ -115,13 +120,13 @@ def _connect(app: App, timer: gr.Timer, pages: dict[str, Page | Strengths], tabs
     inputs, moved = [app.ready, opened, drawn], [timer, drawn, *everything]
     for family, (group, names) in groups.items():
         theirs = [component for name in names for component in pages[name].outputs]
-        group.select(on_family(family, names), inputs, [opened, timer, drawn, *theirs], **PRIVATE)
+        group.select(on_family(family, names), inputs, [opened, missed, timer, drawn, *theirs], **PRIVATE)
         for name in names:
-            tabs[name].select(on_tab(family, name), inputs, [opened, timer, drawn, *pages[name].outputs], **PRIVATE)
+            tabs[name].select(on_tab(family, name), inputs, [opened, missed, timer, drawn, *pages[name].outputs], **PRIVATE)
             if isinstance(page := pages[name], Page):
-                _press(app, page, inputs, [opened, timer, drawn, *page.outputs], on_tab(family, name))
-    app.ready.change(told(again), inputs, moved, concurrency_limit=None, **PRIVATE)
-    timer.tick(told(again), inputs, moved, concurrency_limit=None, **PRIVATE)
+                _press(app, page, inputs, [opened, missed, timer, drawn, *page.outputs], on_tab(family, name))
+    for event in (app.ready.change, missed.change, timer.tick):
+        event(told(again), inputs, moved, concurrency_limit=None, **PRIVATE)
 
 
 def _press(app: App, page: Page, inputs: list[Any], outputs: list[Any], look: Any) -> None:

@@ -66,7 +66,6 @@ def build(app: App) -> None:
         shots = gr.Number(0, precision=0, label="Training images of each class", info=SHOTS, elem_id="shots", min_width=260)
         told_by = gr.Dropdown(visible=False, label="Patients are told by", info=PATIENTS, elem_id="patients", min_width=260)
     summary = gr.HTML(elem_id="data-summary", min_height=200)
-    seen = gr.Textbox(visible="hidden", elem_id="data-seen")  # changes when the memory's data do, not with all else
 
     with gr.Accordion("Natural images: what must not be forgotten", open=False):
         gr.HTML(
@@ -94,7 +93,7 @@ def build(app: App) -> None:
     gr.on([shots.blur, shots.submit], _few, [app.memory, shots], [app.memory, trouble], **PRIVATE)
     told_by.input(_grouper(app), [app.memory, told_by], got, **reading)
     shown = [summary, natural_summary, shots, told_by]
-    app.mark.change(None, app.memory, seen, js="m => JSON.stringify([m?.data, m?.natural, m?.shots])")
+    seen = app.remembered("[memory?.data, memory?.natural, memory?.shots]")  # not all else
     seen.change(lambda memory: _summaries(app, memory), app.memory, shown, **PRIVATE)
     app.blocks.load(lambda memory: _summaries(app, memory), app.memory, shown, **PRIVATE)
 

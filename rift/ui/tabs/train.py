@@ -167,7 +167,7 @@ def build(app: App) -> None:
     controls.level.input(None, controls.level, controls.form.inputs, js=f"name => ({levels})[name]")
     again = app.blocks.load(recalled, slot, controls.filled, js=RECALL, **PRIVATE)
     again.then(preview, inputs, shown, **PRIVATE)
-    changes = [app.mark.change, *(one.change for one in inputs if one is not app.memory)]
+    changes = [app.remembered().change, *(one.change for one in inputs if one is not app.memory)]
     gr.on(changes, preview, inputs, shown, trigger_mode="always_last", concurrency_limit=None, **PRIVATE)
     kept.change(None, kept, None, js=KEEP)
     save.click(None, kept, None, js=SAVE)
