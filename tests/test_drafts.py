@@ -109,11 +109,19 @@ def test_a_draft_grows_no_further_than_an_upload_may(lab):
 
 
 def test_a_key_or_a_hash_from_outside_leads_nowhere(lab):
-    (lab.root / "secret").write_text("x")
-    for key in ("..", "../secret", "", "a/b"):
-        assert drafts.read(lab, key).count == 0
+    """Each finds something there that could be read."""
+    key = filled(lab)
+    draft = (lab.root / "drafts" / key / "draft.json").read_bytes()
+    for folder in (lab.root, lab.root / "drafts", lab.root / "aside", lab.root / "drafts/a/b"):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "draft.json").write_bytes(draft)
+        (folder / "secret").write_bytes(picture(2))
+    for wrong in ("..", "../aside", "", ".", "a/b", "a/../../aside"):
+        assert drafts.read(lab, wrong).count == 0, wrong
         with pytest.raises(DataError):
-            drafts.picture(lab, key, "../secret", 8)
+            drafts.picture(lab, wrong, "secret", 8)
+    with pytest.raises(DataError):
+        drafts.picture(lab, key, "../secret", 8)
 
 
 def test_only_the_newest_drafts_are_kept(lab, monkeypatch):

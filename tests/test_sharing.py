@@ -9,9 +9,9 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from rift import dataset, example, service, sharing, visitors
+from rift import dataset, disk, example, service, sharing, visitors
 from rift.errors import RunError
-from rift.runs import Lab
+from rift.runs import Lab, write_json
 from rift.ui.files import Files
 
 
@@ -46,6 +46,25 @@ def test_without_the_tick_there_are_numbers_and_plots_and_no_picture_and_no_file
     assert "<img" not in page and not re.search(r"data:image/(?!svg)[a-z]+;base64,/9j", page)
     assert not [one for one in ids(lab, name) if one in page], "no name of a file"
     assert str(lab.root) not in page and token not in page
+
+
+def test_what_was_said_of_single_files_is_not_shared(lab, tmp_path):
+    """Neither in the door's remarks, which name files that are in no set, nor in what a diagnostic measured."""
+    shutil.copytree(lab[0].root, tmp_path / "lab")
+    other, name = Lab(tmp_path / "lab"), lab[1]
+    path = other.comparisons / name / "comparison.json"
+    document, left_out, kept = disk.unsealed(path.read_bytes()), "ward/Jane Doe.png", ids(other, name)[0]
+    document["data"]["skipped"] = [{"file": left_out, "code": "data.image", "message": f"{left_out} is damaged."}]
+    write_json(path, document)
+    path = next(service.runs(service.arms(other, name))[0].path.glob("measures/accuracy.json"))
+    document = disk.unsealed(path.read_bytes())
+    next(iter(document["runs"].values()))["worst"] = kept
+    write_json(path, document)
+    labs = visitors.Labs(other)
+    for pictures in (True, False):
+        share = sharing.find(other, sharing.create(other, "lab", name, pictures=pictures))
+        page = sharing.page(other, labs, share).read_text()
+        assert (left_out in page, kept in page) == (pictures, pictures)
 
 
 def test_with_the_tick_the_pictures_are_there(lab, client):

@@ -1,7 +1,7 @@
 """Runs tests with a defence switched off, each in a fork of one process that has imported everything, which costs seconds once.
 
-A line of its input is a switch and a test, its answer a line of JSON. A switch is `module:attribute=expression`; several stand
-with ` ; ` between them. The defence is off from when the test itself begins: its fixtures are made as always.
+A line of its input is a switch and a test, its answer a line of JSON. A switch is `module:attribute=expression`, in which `was` is
+the defence itself; several stand with ` ; ` between them. It is off before anything of the test is made.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import signal
 import sys
 import tempfile
 from typing import Any, NoReturn
+from unittest import mock  # noqa: F401 - for the expressions
 
 import pytest
 
@@ -28,11 +29,11 @@ class Off:
         self.switch, self.outcome, self.why = switch, "not run", ""
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_call(self) -> None:
+    def pytest_runtest_setup(self) -> None:
         pull(self.switch)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.when == "call" or not report.passed:
+        if self.outcome in ("not run", "passed") and (report.when == "call" or not report.passed):
             self.outcome = report.outcome if report.when == "call" else f"{report.outcome} in its {report.when}"
             self.why = getattr(getattr(report.longrepr, "reprcrash", None), "message", str(report.longrepr or ""))
 
@@ -48,7 +49,7 @@ def pull(switch: str) -> None:
             owner = getattr(owner, step)
         if not hasattr(owner, name):
             pytest.exit(f"{place} is no longer there")
-        setattr(owner, name, eval(expression))
+        setattr(owner, name, eval(expression, {**globals(), "was": getattr(owner, name)}))
 
 
 def _run(switch: str, test: str, folder: str, answer: int) -> NoReturn:
@@ -56,7 +57,8 @@ def _run(switch: str, test: str, folder: str, answer: int) -> NoReturn:
     signal.alarm(SECONDS)
     try:
         plugin = Off(switch)
-        pytest.main([*QUIET, f"--basetemp={folder}", test], plugins=[plugin])
+        with contextlib.suppress(Warning):  # of what the failing test left open
+            pytest.main([*QUIET, f"--basetemp={folder}", test], plugins=[plugin])
         os.write(answer, json.dumps([plugin.outcome, plugin.why[:600]]).encode())
     finally:
         os._exit(0)

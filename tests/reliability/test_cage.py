@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -139,26 +140,36 @@ def test_the_cage_opens_again_after_its_keeper_was_killed(pack, tmp_path):
     cage.check(picture(1))
 
 
-def test_nothing_of_a_child_is_believed_unchecked(monkeypatch):
+LIES = {
+    "no JSON": (b"not json\n", cage.Ended),
+    "no object": (b"[]\n", cage.Ended),
+    "an unknown code": (b'{"error": ["no.such", "x"]}\n', cage.Ended),
+    "a way out": (b'{"answer": {"digest": "../../x"}, "bytes": 0}\n', DataError),
+    "no digest": (b'{"answer": {}, "bytes": 0}\n', DataError),
+    "a line without an end": (b"x" * 150_000, cage.Ended),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_nothing_of_a_child_is_believed_unchecked(lie, monkeypatch, tmp_path):
     """A child that decoders have taken over may say anything: it is data, of bounded length, and codes are the known ones."""
-    for said in (
-        b"not json\n",
-        b'{"error": ["no.such", "x"]}\n',
-        b'{"answer": {"digest": "../../x"}, "bytes": 0}\n',
-        b"x" * 200_000,
-    ):
-        monkeypatch.setattr(cage, "_keeper", lambda said=said: Liar(said))
-        with pytest.raises((cage.Ended, DataError)):
-            answer, _ = cage.ask("upload", {})
-            cage._digest(answer)
+    said, refused = LIES[lie]
+    liar = Liar(said)
+    monkeypatch.setattr(cage, "_keeper", lambda: liar)
+    with pytest.raises(refused):
+        answer, _ = cage.ask("upload", {})
+        cage._digest(answer)
+    liar.end.close()
 
 
 class Liar:
     def __init__(self, said: bytes):
         self.said = said
 
-    def take(self, end) -> None:
-        end.sendall(self.said)
+    def take(self, end: socket.socket) -> None:
+        self.end = end.dup()  # as a child holds it, or the request could not be written and nothing would be read
+        self.end.sendall(self.said)
+        self.end.shutdown(socket.SHUT_WR)
 
 
 def test_children_leave_no_process_and_no_descriptor(tmp_path):

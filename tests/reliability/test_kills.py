@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import signal
 
 import pytest
 import torch
 
-from rift import attempt, checkpoint, train
+from rift import attempt, checkpoint, disk, train
 from rift.config import Experiment
 from rift.runs import Lab
 from tests.reliability import faults, kills
@@ -53,6 +54,26 @@ def test_a_kill_at_every_point_of_writing_a_checkpoint_leaves_the_one_before_or_
             checkpoint.path(run.path / "checkpoint", 4).unlink(missing_ok=True)
             assert [save(step) for step in (2, 3)] == [0, 0]
     assert found == {3, 4}
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_after(tmp_path, monkeypatch):
+    """What is in a disk's memory is lost with the power, and a kill does not show that: so the order is looked at."""
+    seen: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(handle: int) -> None:
+        seen.append(f"synced {os.path.relpath(os.readlink(f'/proc/self/fd/{handle}'), tmp_path)}")
+        fsync(handle)
+
+    def renamed(source: str, target: str) -> None:
+        seen.append(f"renamed {os.path.relpath(source, tmp_path)}")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    disk.write_json(tmp_path / "x.json", {})
+    aside = seen[0].removeprefix("synced ")
+    assert seen == [f"synced {aside}", f"renamed {aside}", "synced ."] and aside != "x.json"
 
 
 @pytest.mark.slow

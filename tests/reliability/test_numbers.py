@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from rift import about, catalog, recipe, train, unchanged
-from rift.config import Training
+from rift.config import Choice, Experiment, Training
 from rift.errors import DataError
 from rift.model import Classifier, NaturalHead
 from rift.views import Views
@@ -50,6 +50,21 @@ def test_a_fresh_process_gives_the_same_bits(done, tmp_path):
     command = [sys.executable, "-m", "rift", "work", str(other.root), "--device", "cpu"]
     subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert faults.unlike(faults.outcome(lab, run), faults.outcome(other, again)) == []
+
+
+def test_weights_that_begin_at_random_come_from_the_seed(toy_backbone):
+    task, training = catalog.door("tasks", "single_label")(("a", "b")), Training(epochs=1, batch_size=4, views=1)
+    pixels = np.zeros((4, toy_backbone.pixels, toy_backbone.pixels, 3), np.uint8)
+    views = Views(pixels, np.arange(4) % 2, training, seed=0)
+    method = catalog.check("methods", Choice(name="adaptformer"))
+
+    def begun(seed: int) -> dict[str, torch.Tensor]:
+        experiment = Experiment(data="d" * 64, natural="n" * 64, method=method, training=training, seed=seed)
+        return train.set_up(experiment, toy_backbone, task, views)[0].classifier.state_dict()
+
+    first, again, other = begun(0), begun(0), begun(1)
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert any(not torch.equal(first[key], other[key]) for key in first)
 
 
 def test_every_result_says_what_it_was_made_on(done):
