@@ -1,7 +1,7 @@
 """Runs tests with a defence switched off, each in a fork of one process that has imported everything, which costs seconds once.
 
-A line of its input is a switch and a test, its answer a line of JSON. A switch is `module:attribute=expression`, in which `was` is
-the defence itself; several stand with ` ; ` between them. It is off before anything of the test is made.
+A line of its input is a switch and a test, its answer a line of JSON. A switch is `module:attribute=expression`, in which `was`
+is the defence itself; several stand with ` ; ` between them. It is off before anything of the test is made.
 """
 
 from __future__ import annotations
