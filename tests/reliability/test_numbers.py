@@ -117,7 +117,11 @@ def test_a_picture_that_changed_on_the_disk_is_noticed_before_training(done, tmp
     blobs[len(blobs) // 2] ^= 1
     (folder / "blobs.bin").write_bytes(blobs)
     again = faults.execute(here, here.submit(experiment))
-    assert again.state == "failed" and again.end()["code"] == "data.changed" and "changed after it was read" in again.end()["message"]
+    assert (
+        again.state == "failed"
+        and again.end()["code"] == "data.changed"
+        and "changed after it was read" in again.end()["message"]
+    )
     assert not any(event["event"] == "step" for event in again.events()), "nothing was trained on it"
 
 
