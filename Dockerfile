@@ -6,8 +6,8 @@ FROM python:3.12-slim
 
 RUN useradd --create-home --uid 1000 rift && mkdir /data && chown rift /data
 WORKDIR /home/rift/app
-COPY requirements.txt .
-RUN pip install --no-cache-dir -r requirements.txt
+COPY requirements.lock .
+RUN pip install --no-cache-dir --require-hashes -r requirements.lock
 COPY --chown=rift app.py README.md LICENSE ./
 COPY --chown=rift assets assets
 COPY --chown=rift rift rift

@@ -194,7 +194,7 @@ def _publish(
         if not (folder / "manifest.json").exists():
             raise
         stored = json.loads((folder / "manifest.json").read_text())
-        if not intact.holds(folder / "blobs.bin", stored):
+        if not intact.holds(folder):
             with tempfile.TemporaryDirectory(dir=root, prefix=".damaged-") as aside:
                 os.replace(folder, Path(aside) / "set")
                 os.rename(workshop, folder)

@@ -1,4 +1,5 @@
-"""What was stored is what is read: the sum of every picture, taken when the set was written, is checked whenever one is decoded.
+"""What was stored is what is read: the sum of every picture, taken when the set was written, is checked whenever one is decoded,
+and before anything is trained on them.
 
 The sums are SHA-256 of the encoded bytes, cut to 128 bits; a picture that fits its sum decodes to the pixels that were uploaded.
 A file of decoded pixels ends with its own sum, and is made again from the pictures where that does not fit.
@@ -8,7 +9,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -47,16 +50,25 @@ def picture(file: BinaryIO, manifest: Mapping[str, Any], index: int) -> bytes:
     return data
 
 
-def holds(blobs: Path, manifest: Mapping[str, Any]) -> bool:
+def refuse_changed(folder: Path) -> None:
+    """Raise `data.changed` where labels or pictures of a stored set are not those that were read; each picture's bytes are read.
+
+    A set that came without its pictures is held to its labels alone.
+    """
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    check(manifest)
+    with suppress(FileNotFoundError), (folder / "blobs.bin").open("rb") as file:
+        for index in range(len(manifest["ids"])):
+            picture(file, manifest, index)
+
+
+def holds(folder: Path) -> bool:
     """Tell whether a stored set is there with all its pictures, and is what was written."""
     try:
-        check(manifest)
-        with blobs.open("rb") as file:
-            for index in range(len(manifest["ids"])):
-                picture(file, manifest, index)
+        refuse_changed(folder)
     except (DataError, OSError):
         return False
-    return True
+    return (folder / "blobs.bin").exists()
 
 
 def end(path: Path) -> None:

@@ -126,6 +126,7 @@ LIBRARIES = {  # by the name in requirements.txt, as the installed packages say
     "scipy": "BSD",
     "scikit-learn": "BSD-3-Clause",
     "scikit-image": "BSD",
+    "confusable-homoglyphs": "MIT",
     "pillow": "MIT-CMU",
     "pydicom": "MIT",
     "pylibjpeg": "MIT",

@@ -5,10 +5,12 @@ Comparisons and runs are named by the hash of their settings, so one whose path 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
-from rift import catalog, service
+from rift import catalog, disk, service
 from rift.orders import experiments
 from rift.runs import Lab
 
@@ -37,9 +39,32 @@ def swapped(text: str, swaps: dict[str, str]) -> str:
     return text
 
 
-def content(name: str, file: Path | bytes, swaps: dict[str, str]) -> Path | bytes:
-    """Return what a file of this name is when it leaves: a text with the swaps, anything else as it is."""
-    if not swaps or not name.endswith(TEXTS):
-        return file
-    text = file if isinstance(file, bytes) else file.read_bytes()
-    return swapped(text.decode(), swaps).encode()
+def content(files: dict[str, Path | bytes], swaps: dict[str, str]) -> dict[str, Path | bytes]:
+    """Return the files of a comparison by name as they leave: texts with the swaps, sealed anew, all else as it is."""
+    if not swaps:
+        return files
+    found: dict[str, Path | bytes] = {swapped(key, swaps): one for key, one in files.items()}
+    for key, one in found.items():
+        if key.endswith(TEXTS):
+            data = one if isinstance(one, bytes) else one.read_bytes()
+            found[key] = _log(data, swaps) if key.endswith(".jsonl") else swapped(data.decode(), swaps).encode()
+    for key, one in found.items():
+        if key.endswith(".json") and isinstance(one, bytes) and disk.SEAL in (document := json.loads(one)):
+            found[key] = json.dumps(disk.sealed(_noted(document, key, found)), indent=1, ensure_ascii=False).encode()
+    return found
+
+
+def _log(data: bytes, swaps: dict[str, str]) -> bytes:
+    """Return a log with the swaps made in every whole line; a line that is damaged says nothing and stays here."""
+    said = [values for line in data.splitlines(keepends=True) if (values := disk.values(line)) is not None]
+    return b"".join(disk.line(json.loads(swapped(json.dumps(values), swaps))) for values in said)
+
+
+def _noted(document: dict[str, Any], key: str, files: dict[str, Path | bytes]) -> dict[str, Any]:
+    """Return a run's result that notes the sums of its files as they are now."""
+    sums = dict(document.get("files") or {})
+    for name in sums:
+        beside = files.get(f"{key.rpartition('/')[0]}/{name}")
+        if isinstance(beside, bytes):
+            sums[name] = hashlib.sha256(beside).hexdigest()
+    return {**document, "files": sums} if sums else document

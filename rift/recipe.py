@@ -22,6 +22,7 @@ from rift import (
     catalog,
     dataset,
     disk,
+    intact,
     measures,
     memory,
     places,
@@ -30,7 +31,6 @@ from rift import (
     space,
     train,
     trials,
-    unchanged,
 )
 from rift.attempt import End
 from rift.config import Experiment, digest
@@ -85,8 +85,7 @@ def _execute(run: Run, lab: Lab, device: torch.device) -> End:
     train.seed_everything(experiment.seed)
     pretrained: Backbone = catalog.door("backbones", experiment.backbone.name)(**experiment.backbone.options).to(device).eval()
     task: Task = catalog.door("tasks", experiment.task.name)(images.classes, **experiment.task.options)
-    pixels, labels = unchanged.pixels(images, pretrained.pixels), dataset.taught(images, parts.train, training, experiment.seed)
-    unchanged.pixels(natural, pretrained.pixels)
+    pixels, labels = images.pixels(pretrained.pixels), dataset.taught(images, parts.train, training, experiment.seed)
     views = train.Views(pixels[parts.train], labels, training, experiment.seed, device)
     views.pretrained, views.cache = pretrained, lab.cache / f"views-{_views_key(experiment, pretrained, parts)}.npz"
     strength, tuned = experiment.strength, None
@@ -174,7 +173,7 @@ def _numbers(run: Run, task: Task, state: train.State, before: Snapshot, after: 
 def _whole(lab: Lab, run: Run, name: str) -> dataset.ImageSet:
     """Return a stored set whose pictures and labels are, to the bit, those that were read; `data.changed` where they are not."""
     images = dataset.load(lab.data / name)
-    unchanged.refuse_changed(images.folder, images.name)
+    intact.refuse_changed(images.folder)
     return images
 
 

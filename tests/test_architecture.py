@@ -17,7 +17,7 @@ FLOORS = (
     "catalog lessons archive images model similarity statistics figures vocabulary runs findings stratify"
     " copies lookalikes shortcuts intact",
     "space checkpoint accumulate",
-    "quota review table snapshot views captures verdict layers places unchanged",
+    "quota review table snapshot views captures verdict layers places",
     "scans hints manifest",
     "dataset labeled differences",
     "patients",

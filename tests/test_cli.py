@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from rift import disk
 from rift.runs import Lab
 
 ROOT = Path(__file__).parents[1]
@@ -159,7 +160,7 @@ def test_measure_report_and_list_work_on_the_finished_runs(finished, tmp_path, h
     measured = here("measure", runs[1], "--lab", out / "lab", "--diagnostic", "pca", "--set", "basis=joint", "--json")
     document = json.loads(measured.stdout)
     assert {"schema", "diagnostic", "settings", "n", "runs"} <= set(document) and document["settings"]["basis"] == "joint"
-    assert json.loads((out / "lab" / "runs" / runs[1] / "measures" / "pca.json").read_text()) == document
+    assert disk.unsealed((out / "lab" / "runs" / runs[1] / "measures" / "pca.json").read_bytes()) == document
     page = tmp_path / "page.html"
     assert here("report", *(out / "lab" / "runs" / run for run in runs), "--out", page).returncode == 0
     assert "rift" in page.read_text()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import rift
@@ -49,6 +50,18 @@ def test_no_requirement_has_an_upper_bound():
         assert {clause.operator for clause in one.specifier} <= {">="}, one
 
 
+def test_the_locked_versions_are_allowed_and_each_has_its_hashes():
+    locked = {}
+    for entry in re.split(r"\n(?=[a-z])", (ROOT / "requirements.lock").read_text()):
+        one = Requirement(entry.partition("\\")[0])
+        (pin,) = one.specifier
+        assert pin.operator == "==" and re.search(r"--hash=sha256:[0-9a-f]{64}", entry), entry
+        locked.setdefault(canonicalize_name(one.name), set()).add(Version(pin.version))
+    for one in NEEDED.values():
+        assert locked[canonicalize_name(one.name)] <= set(one.specifier.filter(locked[canonicalize_name(one.name)])), one
+    assert not re.search(r"https?://|--(extra-)?index-url|--find-links", (ROOT / "requirements.lock").read_text())
+
+
 def test_the_image_is_not_root_and_copies_what_the_app_needs_and_no_more():
     text = (ROOT / "Dockerfile").read_text()
     steps = re.findall(r"^(FROM|RUN|WORKDIR|COPY|USER|ENV|VOLUME|EXPOSE|HEALTHCHECK|CMD) ", text, re.M)
@@ -56,7 +69,7 @@ def test_the_image_is_not_root_and_copies_what_the_app_needs_and_no_more():
     assert re.search(r"^USER (\w+)$", text, re.M)[1] != "root"
     assert "GRADIO_SERVER_NAME=0.0.0.0" in text and "RIFT_LAB=/data" in text and re.search(r"^VOLUME /data$", text, re.M)
     copied = {name for line in re.findall(r"^COPY (?:--\S+ )?(.+) \S+$", text, re.M) for name in line.split()}
-    assert all((ROOT / name).exists() for name in copied) and {"app.py", "rift", "assets", "requirements.txt"} <= copied
+    assert all((ROOT / name).exists() for name in copied) and {"app.py", "rift", "assets", "requirements.lock"} <= copied
     allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().split() if line.startswith("!")}
     assert copied == allowed, "what is copied is let through, and nothing else"
 

@@ -7,40 +7,22 @@ import os
 import pkgutil
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import gradio as gr
-from gradio.context import LocalContext
 from starlette.middleware import Middleware
 
 from rift import __version__, archive, cage, example, visitors
 from rift.errors import SettingError
 from rift.runs import Lab
-from rift.ui import endpoints, fresh, guard, hosted, state, tabs
+from rift.ui import endpoints, fresh, guard, hosted, state, tabs, visit
 from rift.ui.files import Files
 from rift.ui.state import REMEMBERED, App
 from rift.visitors import Everyone, Labs
 
-HEADER = "X-Rift-Visitor"
-# A visitor's key is made in the browser, kept there, and sent with every request to this server and to no other. Where a browser
-# keeps nothing (a private window within a frame) it lasts as long as the page.
-KEY = (
-    """<script>(() => {
-  const made = [...crypto.getRandomValues(new Uint8Array(16))].map(one => one.toString(16).padStart(2, '0')).join('')
-  let key = made
-  try { key = localStorage.getItem('rift-visitor') || made; localStorage.setItem('rift-visitor', key) } catch {}
-  const plain = window.fetch
-  window.fetch = (what, how = {}) => {
-    const request = new Request(what, how)
-    if (new URL(request.url).origin === location.origin) request.headers.set('"""
-    + HEADER
-    + """', key)
-    return plain(request)
-  }
-})()</script>"""
-)
 ASSETS = Path(__file__).parents[2] / "assets"
 MOST_SESSIONS = 500  # whose state is remembered, 34 kB each and more
 MOST_WAITING = 256  # events; beyond it a page is told that the server is busy
@@ -60,7 +42,7 @@ def build(lab: Lab, device: str = "auto", public: bool = False, apart: bool = Fa
     Where it is `public`, nothing in it names a file of this machine; where visitors are kept `apart`, each has a lab in that lab.
     """
     shown = example.place(lab.root / "example")
-    labs = Everyone(lab.root, shown, who) if apart else Labs(lab, shown)
+    labs = Everyone(lab.root, shown, visit.who) if apart else Labs(lab, shown)
     files = Files(labs, lab)
     with gr.Blocks(title="RIFT Lab", analytics_enabled=False, delete_cache=(3600, 86400)) as blocks:
         memory = gr.BrowserState(dict(REMEMBERED), storage_key="rift-lab", secret="rift-lab-1")
@@ -78,12 +60,6 @@ def build(lab: Lab, device: str = "auto", public: bool = False, apart: bool = Fa
         hosted.build(app)
         gr.HTML(f'<footer class="rift foot">RIFT Lab {__version__} · research demo, not for clinical use</footer>')
     return blocks, files
-
-
-def who() -> str:
-    """Return the key that the page of the event at work sent along; "" where there is none."""
-    request = LocalContext.request.get(None)
-    return str(request.headers.get(HEADER, "")) if request is not None else ""
 
 
 def pages() -> list[tuple[str, ModuleType]]:
@@ -124,8 +100,8 @@ def serve(root: Path, host: str, port: int, device: str = "auto", apart: bool = 
             max_file_size=limits.upload_bytes,
             blocked_paths=[str(lab.root.resolve())],
             theme=_theme(),
-            head=f"<style>{(ASSETS / 'app.css').read_text()}</style>{KEY if apart else ''}{_early()}",
-            app_kwargs=_app(files, host, limits),
+            head=f"<style>{(ASSETS / 'app.css').read_text()}</style>{visit.KEY if apart else ''}{_early()}",
+            app_kwargs=_app(files, host, limits, apart),
         )
     except OSError as error:
         raise SettingError("setting.range", f"The port {port} of {host} cannot be used: {error}") from None
@@ -135,12 +111,13 @@ def serve(root: Path, host: str, port: int, device: str = "auto", apart: bool = 
     return blocks
 
 
-def _app(files: Files, host: str, limits: archive.Limits) -> dict[str, Any]:
+def _app(files: Files, host: str, limits: archive.Limits, apart: bool) -> dict[str, Any]:
     """Return what FastAPI is made with: our own addresses, the guard before all of them, and no pages that describe it."""
     named = {one.strip().lower() for one in os.environ.get("RIFT_HOSTS", "").split(",") if one.strip()}
     rules = guard.Rules(limits.upload_bytes, hosts=frozenset(named | guard.LOOPBACK if named or guard.is_loopback(host) else ()))
     if hosted.on_spaces():  # each visitor has an address of their own there, and the machine is small
         rules = guard.public(limits.upload_bytes)
+    rules = replace(rules, sessions=visit.SESSIONS if apart else None)
     off = {"docs_url": None, "redoc_url": None, "openapi_url": None}
     return {"routes": files.routes(), "middleware": [Middleware(guard.Guard, rules=rules)], **off}
 

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rift.archive import MB
 from rift.ui.intake import FIELD_BYTES, Body, Buckets, Rate, Refused, client, too_fast, too_large
+from rift.ui.visit import Sessions
 
 JSON_BYTES = 8 * MB  # ten pictures of a webcam in one event are about 2 MB
 UPLOADS_AT_ONCE = 8  # of one address
@@ -33,6 +34,7 @@ OPEN = frozenset(
         *("token", "upload", "upload_progress", "user"),  # and file= of a file that is here
     )
 )
+CANCEL = f"{API}cancel"  # an event of whatever session it is told; the page does without
 CLOSED_PAGES = ("/docs", "/login", "/logout", "/monitoring", "/openapi.json", "/redoc", "/svelte")
 LOOPBACK = frozenset(["127.0.0.1", "::1", "localhost"])
 POLICY = (
@@ -60,6 +62,7 @@ class Rules:
     events: Rate = EVENTS
     uploads: Rate = UPLOADS
     hosts: frozenset[str] = frozenset()
+    sessions: Sessions | None = None  # whose they are, where visitors are kept apart
     behind_proxy: bool = False  # then the last public address that it adds to X-Forwarded-For is the visitor's
 
 
@@ -107,7 +110,8 @@ class Guard:
         if (origin := headers.get("origin")) and not self._own(origin, headers):
             why = "The request comes from another site's page. Open the app itself; a proxy before it has to pass Host on."
             return Refused(403, "door.origin", why)
-        return Refused(404, "door.closed", "There is nothing under this address.") if closed(path) else None
+        theirs = self.rules.sessions is not None and (path == CANCEL or not self.rules.sessions.open(scope, headers))
+        return Refused(404, "door.closed", "There is nothing under this address.") if theirs or closed(path) else None
 
     def _own(self, origin: str, headers: Headers) -> bool:
         """Whether a page that asks is this server's own: same name and port, whatever a proxy makes of http and https."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -102,6 +103,30 @@ def test_endpoints_need_a_key_and_open_what_is_its_owner_s(public, visit):
     with pytest.raises(Exception, match="hexadecimal"):
         client.predict("sample:phantoms", {}, "", api_name="/start")
     assert not list(public.root.glob("runs/[0-9a-f]*")) and (public.root / VISITORS).exists()
+
+
+def test_a_session_is_of_the_key_that_began_it(public, visit):
+    page, other = visit(public), visit(public)
+    finished(public, page)
+    joined = []
+    page.on("request", lambda request: joined.append(request.post_data_json) if "/queue/join" in request.url else None)
+    reload(page)
+    expect(page.locator("#data-summary img").first).to_be_visible()
+    session = joined[-1]["session_hash"]
+    ask = "([path, how]) => fetch(path, how).then(async one => [one.status, how.method ? await one.text() : ''])"
+    stream = f"gradio_api/queue/data?session_hash={session}"
+    other.watch.expect("Failed to load resource: the server responded with a status of 404")
+    assert other.evaluate(ask, [stream, {}])[0] == 404
+    assert other.request.get(f"{public.url}/{stream}").status == 404, "nor without any key"
+    post = {"method": "POST", "headers": {"Content-Type": "application/json"}}
+    body = json.dumps({**joined[-1], "event_id": "0" * 32})
+    assert other.evaluate(ask, ["gradio_api/cancel", {**post, "body": body}])[0] == 404
+    before = page.locator("#status").inner_html()
+    for event in {one["fn_index"]: one for one in joined}.values():
+        assert other.evaluate(ask, ["gradio_api/queue/join", {**post, "body": json.dumps(event)}])[0] == 200, "Gradio takes it"
+    page.wait_for_timeout(1500)
+    assert page.locator("#status").inner_html() == before, "and it changes nothing for the owner"
+    expect(rows(page)).to_have_count(2)
 
 
 @pytest.mark.slow

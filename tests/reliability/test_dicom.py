@@ -374,7 +374,9 @@ def test_one_such_file_refuses_the_upload_and_nothing_stays(name, tmp_path):
 
 def test_a_dicomdir_is_ignored_and_scans_are_found_by_their_content(tmp_path):
     scans = {
-        f"{label}/{number}{end}": made((RAMP // (number + 3 * k)), **FULL)
+        f"{label}/{number}{end}": made(
+            np.random.default_rng(number + 3 * k).permutation(RAMP.ravel()).reshape(RAMP.shape), **FULL
+        )
         for k, (label, end) in enumerate(SIDES, 1)
         for number in range(1, 4)
     }

@@ -372,13 +372,13 @@ def test_how_the_server_is_started(host, environment, loud, public, proxy, most,
     monkeypatch.setattr(ui.gr.Blocks, "launch", launch)
     built: list[bool] = []
 
-    def build(lab: Any, device: str, public: bool) -> tuple[ui.gr.Blocks, Any]:
+    def build(lab: Any, device: str, public: bool, apart: bool) -> tuple[ui.gr.Blocks, Any]:
         built.append(public)
         return ui.gr.Blocks(), SimpleNamespace(routes=list)
 
     monkeypatch.setattr(ui, "build", build)
     with pytest.raises(Started):
-        ui.serve(tmp_path / "lab", host, 7860)
+        ui.serve(tmp_path / "lab", host, 7860, apart=proxy)  # on Spaces, as app.py has it
     assert ("RIFT Lab has no password" in capsys.readouterr().err) == loud and built == [public]
     (one,) = asked["app_kwargs"]["middleware"]
     rules = one.kwargs["rules"]

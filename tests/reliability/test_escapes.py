@@ -19,7 +19,7 @@ import pytest
 from markupsafe import Markup
 from playwright.sync_api import expect
 
-from rift import bundle, catalog, example, figures, naming, report, service, sharing
+from rift import bundle, catalog, example, figures, naming, report, service, sharing, visitors
 from rift.errors import DataError
 from rift.runs import Lab
 from rift.ui import widgets
@@ -170,7 +170,7 @@ def test_a_bundle_of_a_stranger_is_shown_as_text_too(lab, tmp_path):
     (name,) = service.comparisons(lab)
     made = bundle.write(lab, name, tmp_path / "b.zip", pictures=True)
     home, there = bundle.open_(Lab(tmp_path / "other"), made)
-    text = service.write_report(bundle.Labs(Lab(tmp_path / "other"))[home], there).read_text()
+    text = service.write_report(visitors.Labs(Lab(tmp_path / "other"))[home], there).read_text()
     assert not read(text).found and read(text).scripts == 2
 
 

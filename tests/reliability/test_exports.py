@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rift import dataset, export, recipe, service, sweeping, table
+from rift import dataset, disk, export, recipe, service, sweeping, table
 from rift.config import Choice, Training
 from rift.orders import Order
 from rift.review import Entry
@@ -114,7 +114,7 @@ def test_no_table_of_a_comparison_holds_a_formula(hostile, tmp_path):
     run = service.runs(service.arms(lab, name))[0]
     document = json.loads((run.path / "measures" / "accuracy.json").read_text())
     document["runs"][run.id] |= {"=evil()": 1.0, "wrong": None, "wrong_reason": "=1+1"}  # a bundle may be of anybody
-    (run.path / "measures" / "accuracy.json").write_text(json.dumps(document))
+    (run.path / "measures" / "accuracy.json").write_text(json.dumps(disk.sealed(document)))
     numbers, predictions = export.numbers(lab, name), export.predictions(lab, name)
     sweeping._write_table(tmp_path / "table.csv", {"=HYPERLINK(1)": service.result(lab, name)})
     swept = (tmp_path / "table.csv").read_text()

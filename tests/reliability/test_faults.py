@@ -194,14 +194,14 @@ def test_a_process_that_got_the_number_of_a_dead_worker_is_left_alone(here, monk
 
 def test_a_clock_that_was_set_back_does_not_keep_the_queue_waiting(here, monkeypatch):
     lab, _ = here
-    begun: list[Lab] = []
-    monkeypatch.setattr(jobs, "start_worker", lambda lab, device: begun.append(lab) or subprocess.Popen(["true"]))
+    begun: list[Path] = []
+    monkeypatch.setattr(jobs, "start_worker", lambda lab, device: begun.append(lab.root) or subprocess.Popen(["true"]))
     (lab.root / "starting").touch()
     jobs.ensure_worker(lab)
     assert begun == [], "a worker is starting just now"
     os.utime(lab.root / "starting", (time.time() + 3600, time.time() + 3600))
     jobs.ensure_worker(lab)
-    assert begun == [lab]
+    assert begun == [lab.root]
     for child in jobs._started:
         child.wait()
 

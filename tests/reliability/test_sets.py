@@ -315,7 +315,8 @@ def manifest(stored: dataset.ImageSet) -> dict:
 
 def test_a_changed_picture_is_noticed_by_its_name(stored):
     flip(stored.folder / "blobs.bin", manifest(stored)["offsets"][3] + 60)
-    for look in (lambda: stored.pixels(24), lambda: stored.picture(3, 24)):
+    assert not intact.holds(stored.folder)
+    for look in (lambda: stored.pixels(24), lambda: stored.picture(3, 24), lambda: intact.refuse_changed(stored.folder)):
         with pytest.raises(DataError, match="'003' changed") as caught:
             look()
         assert caught.value.code == "data.changed"

@@ -10,12 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
+from starlette.datastructures import Headers
 
 from rift import api, catalog, dataset, jobs, quota, service, storage, visitors
 from rift.config import Choice
 from rift.errors import DataError, RunError
 from rift.orders import Order
 from rift.runs import VISITORS, Lab
+from rift.ui import visit
 from rift.visitors import Everyone
 
 
@@ -233,3 +235,20 @@ def test_deleting_all_leaves_the_others_alone(tmp_path, unstarted, order):
     storage.erase(ours)
     assert ours.runs() == [] and service.comparisons(ours) == [] and len(theirs.runs()) > 0
     assert service.comparisons(theirs)
+
+
+def test_a_session_belongs_to_the_key_that_came_with_it_first(monkeypatch):
+    monkeypatch.setattr(visit, "MOST_REMEMBERED", 3)
+    sessions, mine, theirs = visit.Sessions(), key(), key()
+    assert sessions.own("a", mine) and not sessions.own("a", theirs) and not sessions.own("a", "") and sessions.own("a", mine)
+    for path, query, opened in (
+        ("/gradio_api/queue/data", b"session_hash=a", False),
+        ("/gradio_api/queue/data/", b"session_hash=x&session_hash=a", False),
+        ("/gradio_api/queue/data", b"session_hash=b", True),
+        ("/config", b"session_hash=a", True),
+    ):
+        scope = {"path": path, "query_string": query}
+        assert sessions.open(scope, Headers({visit.HEADER: theirs})) == opened, path
+    for one in "cd":
+        sessions.own(one, mine)
+    assert sessions.own("a", theirs), "the one that was not used for longest is forgotten"

@@ -14,7 +14,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from rift import bundle, catalog, dataset, export, recipe, remote, service, sharing, twin
+from rift import bundle, catalog, dataset, export, recipe, remote, service, sharing, twin, visitors
 from rift.config import Choice, Training
 from rift.errors import DataError, ModelError, UserError
 from rift.orders import Order
@@ -149,7 +149,7 @@ def test_a_bundle_names_the_file_and_not_its_place_and_can_be_opened(lab, finish
     assert not [one for one, data in texts.items() if CANARY.encode() in data or str(secret.parent).encode() in data]
     assert CANARY not in "".join(texts)
     home, name = bundle.open_(Lab(tmp_path / "other"), made)
-    there = bundle.Labs(Lab(tmp_path / "other"))[home]
+    there = visitors.Labs(Lab(tmp_path / "other"))[home]
     order, _ = service.order_of(there, name)
     assert order.backbone.options == {"path": "toy.safetensors", "architecture": "test_vit"} and name == order.id != finished
     theirs, ours = service.result(there, name), service.result(lab, finished)
