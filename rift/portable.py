@@ -47,7 +47,7 @@ def content(files: dict[str, Path | bytes], swaps: dict[str, str]) -> dict[str, 
     for key, one in found.items():
         if key.endswith(TEXTS):
             data = one if isinstance(one, bytes) else one.read_bytes()
-            found[key] = _log(data, swaps) if key.endswith(".jsonl") else swapped(data.decode(), swaps).encode()
+            found[key] = _log(data, swaps) if key.endswith("/events.jsonl") else swapped(data.decode(), swaps).encode()
     for key, one in found.items():
         if key.endswith(".json") and isinstance(one, bytes) and disk.SEAL in (document := json.loads(one)):
             found[key] = json.dumps(disk.sealed(_noted(document, key, found)), indent=1, ensure_ascii=False).encode()
@@ -56,7 +56,7 @@ def content(files: dict[str, Path | bytes], swaps: dict[str, str]) -> dict[str, 
 
 def _log(data: bytes, swaps: dict[str, str]) -> bytes:
     """Return a log with the swaps made in every whole line; a line that is damaged says nothing and stays here."""
-    said = [values for line in data.splitlines(keepends=True) if (values := disk.values(line)) is not None]
+    said = [values for line in data.splitlines() if (values := disk.values(line)) is not None]
     return b"".join(disk.line(json.loads(swapped(json.dumps(values), swaps))) for values in said)
 
 

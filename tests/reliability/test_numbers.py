@@ -127,11 +127,12 @@ def test_a_picture_that_changed_on_the_disk_is_noticed_before_training(done, tmp
     _, experiment, _ = done
     here = toy_lab(tmp_path / "lab")
     folder = here.data / experiment.data
+    faults.execute(here, here.submit(experiment))  # from now on its decoded pixels are at hand, and no picture is asked for
     intact.refuse_changed(folder)
     blobs = bytearray((folder / "blobs.bin").read_bytes())
     blobs[len(blobs) // 2] ^= 1
     (folder / "blobs.bin").write_bytes(blobs)
-    again = faults.execute(here, here.submit(experiment))
+    again = faults.execute(here, here.submit(experiment.model_copy(update={"seed": 1})))
     assert (
         again.state == "failed"
         and again.end()["code"] == "data.changed"

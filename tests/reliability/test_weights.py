@@ -14,7 +14,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from rift import bundle, catalog, dataset, export, recipe, remote, service, sharing, twin, visitors
+from rift import bundle, catalog, dataset, export, places, recipe, remote, service, sharing, twin, visitors
 from rift.config import Choice, Training
 from rift.errors import DataError, ModelError, UserError
 from rift.orders import Order
@@ -43,7 +43,7 @@ def lab(tmp_path_factory) -> Lab:
 @pytest.fixture(scope="module")
 def images(lab) -> dataset.ImageSet:
     draw = np.random.default_rng(0)
-    entries = [Entry(f"{kind}/{i}.png", kind, draw.integers(0, 255, (16, 16, 3), np.uint8)) for kind in "ab" for i in range(6)]
+    entries = [Entry(f"{kind}/{i}.png", kind, draw.integers(0, 255, (16, 16, 3), np.uint8)) for kind in "ab" for i in range(12)]
     return dataset.store(entries, lab.data, name="two kinds")
 
 
@@ -132,7 +132,7 @@ def finished(lab, images, secret) -> str:
         data=images.digest,
         natural=images.digest,
         backbone=toy,
-        methods=(Choice(name="linear"),),
+        methods=(Choice(name="full"),),
         regularizers=(),
         training=Training(epochs=1, batch_size=6, views=1),
     )
@@ -143,6 +143,8 @@ def finished(lab, images, secret) -> str:
 
 
 def test_a_bundle_names_the_file_and_not_its_place_and_can_be_opened(lab, finished, secret, tmp_path):
+    for run in service.runs(service.arms(lab, finished)):
+        run.append("note", place=str(secret))
     made = bundle.write(lab, finished, tmp_path / "b.zip", pictures=True, weights=True)
     with zipfile.ZipFile(made) as archive:
         texts = {one: archive.read(one) for one in archive.namelist()}
@@ -157,6 +159,8 @@ def test_a_bundle_names_the_file_and_not_its_place_and_can_be_opened(lab, finish
     assert theirs["backbone"] == ours["backbone"]
     for before, after in zip(service.runs(service.arms(lab, finished)), service.runs(service.arms(there, name)), strict=True):
         assert before.id != after.id and before.measures() == after.measures()
+        assert after.last_event()["place"] == secret.name and len(after.events()) == len(before.events())
+        assert (places.read(after).start == places.read(before).start).all()
     assert export.numbers(there, name).replace(after.id, before.id) == export.numbers(lab, finished)
     again = bundle.write(there, name, tmp_path / "again.zip", pictures=True, weights=True)
     assert bundle.open_(Lab(tmp_path / "third"), again)[1] == name, "and goes on from there"
