@@ -8,7 +8,6 @@ which picture of which set; it is signed with the lab's own secret, so none can 
 from __future__ import annotations
 
 import json
-import secrets
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,7 @@ from starlette.routing import Route
 
 from rift import ask, bundle, dataset, drafts, export, images, measuring, plain, service, sharing
 from rift.errors import UserError
-from rift.runs import Lab, write_bytes
+from rift.runs import Lab
 from rift.visitors import Everyone, Labs
 
 Known = Labs | Everyone
@@ -55,7 +54,7 @@ class Files:
 
     def __init__(self, labs: Known, home: Lab):
         self.labs, self.home = labs, home
-        self._sign = URLSafeSerializer(_secret(home.root / "secret"))
+        self._sign = URLSafeSerializer(home.key)
 
     def picture(self, lab: str, data: str, index: int, size: int = 96) -> str:
         """Return the address of one image of a set, cut to a square of `size` px."""
@@ -179,11 +178,3 @@ class Files:
 
 def _saved(name: str) -> dict[str, str]:
     return {"Content-Disposition": f'attachment; filename="{name}"'}
-
-
-def _secret(path: Path) -> str:
-    """Return the lab's secret, made on first use and readable by its owner only."""
-    if not path.exists():
-        write_bytes(path, secrets.token_urlsafe(32).encode())
-        path.chmod(0o600)
-    return path.read_text()
