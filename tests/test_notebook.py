@@ -70,6 +70,7 @@ def test_what_is_no_comparison_says_so(tmp_path, content):
     assert caught.value.code == "run.missing"
 
 
+@pytest.mark.slow
 def test_a_notebook_needs_no_gradio():
     code = "import sys, rift; rift.open, rift.compare; print([m for m in ('gradio',) if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

@@ -89,6 +89,7 @@ def ours_and_plain(lab: Lab, run, folder) -> tuple[np.ndarray, np.ndarray]:
         return model(images)[1].numpy(), np.load(folder / "logits.npy")
 
 
+@pytest.mark.slow
 def test_full_finetuning_of_the_embedded_model_is_the_same_to_1e_5(lab, tmp_path):
     run = made(lab, Choice(name="full"), Choice(name="embedded"))
     ours, loaded = ours_and_plain(lab, run, tmp_path)

@@ -147,6 +147,7 @@ def test_plurals_are_ones_the_vocabulary_can_take_off():
     assert len(known) > 0.98 * len(vocabulary.names())
 
 
+@pytest.mark.slow
 def test_the_text_tower_gives_a_name_the_direction_of_its_rows():
     rows = F.normalize(torch.randn(1000, embedded.WIDTH), dim=1)
     tower = text.distill(rows, steps=2, log=lambda line: None)

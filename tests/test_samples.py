@@ -41,6 +41,7 @@ def test_phantoms_are_kept_as_drawn(tmp_path, kind):
     assert images.pixels(128).shape == (len(images), 128, 128, 3)
 
 
+@pytest.mark.slow
 def test_phantoms_are_the_same_each_time_and_grow_by_adding(tmp_path):
     few = phantoms.load(tmp_path / "a", kind="fundus", images_per_class=4)
     assert phantoms.load(tmp_path / "b", kind="fundus", images_per_class=4).digest == few.digest

@@ -56,6 +56,7 @@ def done(lab: Lab) -> dict[str, Run]:
     return {name: executed(lab, experiment(lab, name)) for name in ("none", "rift")}
 
 
+@pytest.mark.slow
 def test_the_chosen_strength_is_trained_as_if_it_had_been_asked_for(lab, other, done):
     result = done["rift"].result()
     assert result["strength"] == result["tuning"]["chosen"] in tuning.STRENGTHS
@@ -66,6 +67,7 @@ def test_the_chosen_strength_is_trained_as_if_it_had_been_asked_for(lab, other, 
     assert asked.result()["tuning"] is None and asked.result()["strength"] == result["strength"]
 
 
+@pytest.mark.slow
 def test_the_arm_without_a_penalty_gets_as_many_trials_for_its_learning_rate(lab, other, done):
     result = done["none"].result()
     assert result["tuning"]["what"] == "learning_rate" and result["strength"] == 0
@@ -77,12 +79,14 @@ def test_the_arm_without_a_penalty_gets_as_many_trials_for_its_learning_rate(lab
     assert asked.result()["numbers"]["accuracy"] == result["numbers"]["accuracy"]
 
 
+@pytest.mark.slow
 def test_few_validation_images_take_turns(done):
     found = done["rift"].result()["tuning"]
     assert (found["folds"], found["images"], found["epochs"]) == (5, 16, 1)
     assert [row["value"] for row in found["path"]] == [0.1, 1, 10]
 
 
+@pytest.mark.slow
 def test_enough_validation_images_are_used_as_they_are(lab, other, monkeypatch):
     monkeypatch.setattr(tuning, "FEW", 2)
     found = executed(other, experiment(lab)).result()["tuning"]
@@ -99,6 +103,7 @@ def choose(lab: Lab, run: Run, pixels: np.ndarray):
         return trials.choose(run, pretrained, task, pixels, lab.medical, dataset.split(lab.medical, 0), CPU)
 
 
+@pytest.mark.slow
 def test_test_images_have_no_part_in_the_choice(lab, other, done):
     run = other.submit(experiment(lab))
     pixels = lab.medical.pixels(160).copy()
@@ -106,6 +111,7 @@ def test_test_images_have_no_part_in_the_choice(lab, other, done):
     assert choose(lab, run, pixels) == done["rift"].result()["tuning"]
 
 
+@pytest.mark.slow
 def test_a_stopped_path_goes_on_where_it_was(lab, other, done, monkeypatch):
     run, train_one, seen = other.submit(experiment(lab)), trials._trial, []
 
@@ -124,6 +130,7 @@ def test_a_stopped_path_goes_on_where_it_was(lab, other, done, monkeypatch):
     assert run.result()["tuning"] == done["rift"].result()["tuning"]
 
 
+@pytest.mark.slow
 def test_what_diverges_is_left_out_and_told(lab, other, done, monkeypatch):
     train_one = trials._trial
 
@@ -138,6 +145,7 @@ def test_what_diverges_is_left_out_and_told(lab, other, done, monkeypatch):
     assert run.state == "failed" and run.end()["code"] == "run.diverged" and "Every trial" in run.end()["message"]
 
 
+@pytest.mark.slow
 def test_a_trial_that_diverges_counts_as_diverged(lab, other, monkeypatch):
     def diverge(*others):
         raise RunError("run.diverged", "a gradient is not finite")
@@ -159,6 +167,7 @@ def test_where_a_strength_is_chosen_so_is_the_baselines_learning_rate():
     ]
 
 
+@pytest.mark.slow
 def test_the_document_shows_the_path(lab, done):
     arms = comparison.of_runs(list(done.values()))
     found = comparison.document(lab, arms, lab.medical, lab.natural, dataset.split(lab.medical, 0))
@@ -181,6 +190,7 @@ def test_progress_and_estimate_count_the_trials(lab, monkeypatch):
     assert estimate.share("training", {"event": "step", "step": 9, "steps": 9}) == pytest.approx(0.95)
 
 
+@pytest.mark.slow
 def test_all_runs_of_a_lab_on_the_same_images_are_arms_of_one_trade_off(lab, done):
     executed(lab, experiment(lab, "none", 0.0))
     executed(lab, experiment(lab, "rift", 1.0, epochs=2))

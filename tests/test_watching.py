@@ -76,6 +76,7 @@ def test_the_map_is_the_projection_of_the_embeddings_that_cka_is_computed_from(l
         assert (run.path / "places.jsonl").stat().st_size < 400 * len(found.start)
 
 
+@pytest.mark.slow
 def test_the_map_changes_no_weight_by_a_bit(lab, done, fresh, monkeypatch):
     monkeypatch.setattr(places, "recorder", lambda *given: lambda epoch, embeddings: None)
     for run in service.runs(service.arms(lab, done)):

@@ -23,6 +23,7 @@ def state_of(step: int = 0) -> train.State:
     return train.State(classifier, regularizer, torch.optim.AdamW(classifier.parameters()), step=step)
 
 
+@pytest.mark.slow
 def test_a_kill_at_every_point_of_writing_a_checkpoint_leaves_the_one_before_or_the_new_one(tmp_path):
     """Between the file, fsync, the rename and removing the oldest; each also with the file cut in the middle."""
     lab = Lab(tmp_path / "lab")
