@@ -147,10 +147,10 @@ async def s3(bench: Bench) -> Found:
 
 
 async def s4(bench: Bench) -> Found:
-    """Comparisons of two tiny runs one after another, each with a worker and a visitor, who reads the result and deletes all."""
-    endpoint, lost, taken, used = bench.site.endpoint, 0, [], []
+    """Tiny runs, two in a comparison, one comparison after another: each with a worker, read by its visitor and deleted."""
+    endpoint, many, lost, taken, used = bench.site.endpoint, max(1, bench.sessions // 2), 0, [], []
     asked = {"epochs": 1, "regularizer": ["rift"], "set": {"batch_size": 8}}
-    for number in range(bench.sessions + 1):
+    for number in range(many + 1):
         began, page = time.perf_counter(), Page(bench.site, number)
         await page.open()
         (name,) = await page.ask("start", endpoint("start"), ["sample:phantoms:images_per_class=4", asked, page.key]) or [""]
@@ -166,12 +166,12 @@ async def s4(bench: Bench) -> Found:
         taken.append(time.perf_counter() - began)
         used.append(bench.usage())
     await asyncio.sleep(1)
-    first, last = used[min(1, len(used) - 2)], bench.usage()  # what the first ones leave in caches is no growth
+    first, last = used[0], bench.usage()  # what the first one leaves in caches is no growth
     return {
-        "growth_mb": (last["mb"] - first["mb"], bench.sessions),
-        "processes_left": (last["processes"] - first["processes"], bench.sessions),
-        "descriptors_off": (abs(last["descriptors"] - first["descriptors"]), bench.sessions),
-        "runs_lost": (lost, bench.sessions + 1),
+        "growth_mb": (last["mb"] - first["mb"], 2 * many),
+        "processes_left": (last["processes"] - first["processes"], 2 * many),
+        "descriptors_off": (abs(last["descriptors"] - first["descriptors"]), 2 * many),
+        "runs_lost": (2 * lost, 2 * many + 2),
         "comparison_p50_s": (statistics.median(taken), len(taken)),
         "errors": times(bench.site.answers)["errors"],
     }
@@ -263,14 +263,11 @@ def table(measured: dict[str, list[Found]]) -> str:
     for name, found in measured.items():
         lines.append(f"| **{name}** | {(ROWS[name].__doc__ or '').splitlines()[0]} | | | | |")
         for number, most in {**GOALS[name], "faults_in_the_log": 0}.items():
-            there = [one[number] for one in found if number in one]
-            if not there:  # a short window may see no page fetched
-                continue
-            values, n = [value for value, _ in there], sum(count for _, count in there)
+            values, n = zip(*(one[number] for one in found if number in one), strict=True)
             middle = statistics.median(values)
             goal = " | " if most is None else f"≤ {most:g} | {'yes' if middle <= most else 'no'}"
             spread = f"{middle:.4g} [{min(values):.4g}, {max(values):.4g}]"
-            lines.append(f"| | {number.replace('_', ' ')} | {n} | {spread} | {goal} |")
+            lines.append(f"| | {number.replace('_', ' ')} | {sum(n)} | {spread} | {goal} |")
     return "\n".join(lines)
 
 
@@ -285,8 +282,7 @@ def main() -> None:
     document: dict[str, Any] = {
         "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "load_before": os.getloadavg()[0]},
         "versions": {"python": platform.python_version(), **{name: version(name) for name in ("gradio", "httpx", "torch")}},
-        "sessions": chosen.sessions,
-        "seconds": chosen.seconds,
+        "asked": {"sessions": chosen.sessions, "seconds": chosen.seconds, "repeats": chosen.repeats},
     }
     measured: dict[str, list[Found]] = {name: [] for name in chosen.only}
     for _ in range(chosen.repeats):

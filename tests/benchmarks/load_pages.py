@@ -257,7 +257,7 @@ async def harm(site: Site, seconds: float) -> Counter[str]:
     field = b'--BOUND\r\nContent-Disposition: form-data; name="note"\r\n\r\n'
 
     async def drip() -> AsyncIterator[bytes]:
-        yield part[:-4] % (0, b"")
+        yield part[:-2] % (0, b"")
         while time.perf_counter() < end:
             yield bytes(1000)
             await asyncio.sleep(0.2)
@@ -274,7 +274,7 @@ async def harm(site: Site, seconds: float) -> Counter[str]:
         yield b"--BOUND--\r\n"
 
     async def cut() -> AsyncIterator[bytes]:
-        yield part[:-4] % (0, bytes(MB))
+        yield part[:-2] % (0, bytes(MB))
         await asyncio.sleep(0.2)
         raise ConnectionError("the laptop was closed")
 
