@@ -284,17 +284,14 @@ def main() -> None:
         "versions": {"python": platform.python_version(), **{name: version(name) for name in ("gradio", "httpx", "torch")}},
         "asked": {"sessions": chosen.sessions, "seconds": chosen.seconds, "repeats": chosen.repeats},
     }
-    measured: dict[str, list[Found]] = {name: [] for name in chosen.only}
-    for _ in range(chosen.repeats):
-        for name in chosen.only:
-            print(name, flush=True)
-            measured[name].append(row(name, chosen.sessions, chosen.seconds))
+    measured: dict[str, list[Found]] = {}
+    for name in chosen.repeats * chosen.only:
+        print(name, flush=True)
+        measured.setdefault(name, []).append(row(name, chosen.sessions, chosen.seconds))
+        told = {one: [{key: {"value": v, "n": n} for key, (v, n) in each.items()} for each in measured[one]] for one in measured}
+        if chosen.out:  # after every row: what was measured is kept, whatever comes
+            chosen.out.write_text(json.dumps(document | {"rows": told}, indent=1) + "\n")
     print(table(measured))
-    document["rows"] = {
-        name: [{key: {"value": v, "n": n} for key, (v, n) in one.items()} for one in found] for name, found in measured.items()
-    }
-    if chosen.out:
-        chosen.out.write_text(json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":
