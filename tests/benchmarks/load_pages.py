@@ -65,7 +65,7 @@ class Site:
 @asynccontextmanager
 async def site(url: str) -> AsyncIterator[Site]:
     """Give a server as a page knows it."""
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    limits = httpx.Limits(max_connections=None, keepalive_expiry=2)  # before the server closes it
     async with httpx.AsyncClient(timeout=120, limits=limits) as http:
         answer = await http.get(f"{url}/config", headers={"X-Forwarded-For": str(FIRST_ADDRESS)})
         yield Site(url, http, answer.raise_for_status().json())
