@@ -98,12 +98,12 @@ def ensure_worker(lab: Lab, device: str = "auto") -> None:
 
     None is started where the device is IN_EVENT. Raises `run.disk` where the lab's folder cannot be written to.
     """
+    _started[:] = [process for process in _started if process.poll() is None]  # the ended ones are reaped here
     if device == IN_EVENT:
         return
     states = [*(run.state for run in lab.runs()), *(one.state for one in measurement.queue(lab))]
     if "queued" not in states:
         return
-    _started[:] = [process for process in _started if process.poll() is None]  # the ended ones are reaped here
     mark = lab.host / "starting"
     try:
         with suppress(Timeout), FileLock(lab.host / "queue.lock").acquire(timeout=0):

@@ -130,6 +130,13 @@ class Lab:
         except OSError as error:
             raise RunError("run.disk", f"The lab folder {self.root} cannot be made: {error.strerror or error}.") from error
 
+    def __eq__(self, other: object) -> bool:
+        """Two of one folder are the same, so that what is remembered of a lab is found again: a page makes one anew each time."""
+        return isinstance(other, Lab) and self.root == other.root
+
+    def __hash__(self) -> int:
+        return hash(self.root)
+
     @property
     def visiting(self) -> bool:
         """Whether it belongs to a visitor of a public server."""
@@ -164,9 +171,18 @@ class Lab:
         return Run(path)
 
     def adopt(self, other: Lab, data: str) -> None:
-        """Take an image set of another lab into this one; nothing happens where it already is."""
-        if not (self.data / data).exists():
-            shutil.copytree(other.data / data, self.data / data)
+        """Take an image set of another lab into this one, whole or not at all; nothing happens where it already is."""
+        if (self.data / data).exists():
+            return
+        draft = Path(tempfile.mkdtemp(dir=self.data, prefix=".draft-"))
+        try:
+            shutil.copytree(other.data / data, draft, dirs_exist_ok=True)
+            draft.rename(self.data / data)
+        except OSError:
+            if not (self.data / data).exists():  # else another page was faster
+                raise
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
 
     def requeue(self, run: Run) -> None:
         """Let a stopped, failed or lost run be taken up again from its last checkpoint."""

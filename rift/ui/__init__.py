@@ -18,13 +18,13 @@ from starlette.middleware import Middleware
 from rift import __version__, archive, cage, example, visitors
 from rift.errors import SettingError
 from rift.runs import Lab
-from rift.ui import endpoints, fresh, guard, hosted, state, tabs, visit
+from rift.ui import endpoints, fresh, guard, hosted, session, state, tabs, visit
 from rift.ui.files import Files
 from rift.ui.state import REMEMBERED, App
 from rift.visitors import Everyone, Labs
 
 ASSETS = Path(__file__).parents[2] / "assets"
-MOST_SESSIONS = 500  # whose state is remembered, 34 kB each and more
+MOST_SESSIONS = 500  # whose state is remembered
 MOST_WAITING = 256  # events; beyond it a page is told that the server is busy
 OPEN_DOOR = (
     "warning: RIFT Lab has no password, and listening on {host} it answers whoever reaches this machine: they see every image "
@@ -72,6 +72,7 @@ def serve(root: Path, host: str, port: int, device: str = "auto", apart: bool = 
     """Serve the page and print its address when it answers; port 0 takes a free one, `setting.range` for one that is taken."""
     public = apart or not guard.is_loopback(host)
     fresh.begin()
+    session.begin()
     lab = Lab(root)
     cage.warm()
     blocks, files = build(lab, device, public, apart)

@@ -17,14 +17,14 @@ APP = Path(__file__).parents[2] / "app.py"
 class Server:
     """The app as a process of its own; `close` ends it and the workers of its lab, and nothing else."""
 
-    def __init__(self, folder: Path, *options: str):
-        self.options = options
+    def __init__(self, folder: Path, *options: str, **environment: str):
+        self.options, self.environment = options, environment
         self.root, self.uploads, self.log = folder / "lab", folder / "uploads", folder / "app.log"
         self.uploads.mkdir(parents=True)
         self.url = self.start(0)
 
     def start(self, port: int) -> str:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "GRADIO_TEMP_DIR": str(self.uploads)}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "GRADIO_TEMP_DIR": str(self.uploads), **self.environment}
         command = [sys.executable, str(APP), "--lab", str(self.root), "--port", str(port), "--device", "cpu", *self.options]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, env=environment, text=True)

@@ -1,0 +1,42 @@
+"""What the server remembers of an open page: its states and its moved controls, and no copy of the whole page.
+
+Gradio 6.31 keeps for every session the configuration of every component and the last value of each, figures too, for its deep
+links: 2.8 MB for each page of this app that was opened, up to the most sessions that are remembered. This app has no deep links.
+"""
+
+from __future__ import annotations
+
+from copy import copy
+from types import SimpleNamespace
+from typing import Any
+
+import gradio as gr
+from gradio import state_holder
+
+
+class Nothing(dict[int, Any]):
+    """Seems to have everything, and keeps nothing: `SessionState` then has neither to make a configuration nor to hold it."""
+
+    def __contains__(self, key: object) -> bool:
+        return True
+
+    def __missing__(self, key: int) -> dict[str, Any]:
+        return {}
+
+    def __setitem__(self, key: int, value: Any) -> None:
+        pass
+
+
+class Session(state_holder.SessionState):
+    """Gradio's session without that copy."""
+
+    def __init__(self, blocks: gr.Blocks):
+        super().__init__(SimpleNamespace(default_config=SimpleNamespace(blocks={}), blocks={}))  # type: ignore[arg-type]
+        self.blocks_config = copy(blocks.default_config)
+        self.config_values = Nothing()
+
+
+def begin() -> None:
+    """Let every session from now on be such a one, where Gradio is a version whose sessions are known to be made so."""
+    if gr.__version__.startswith("6.31."):
+        state_holder.SessionState = Session  # type: ignore[misc]

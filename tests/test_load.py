@@ -1,0 +1,96 @@
+"""The load benchmark still speaks to the app, and what load has shown stays mended."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import threading
+import time
+
+import gradio as gr
+import pytest
+from gradio import state_holder
+
+from rift import jobs
+from rift.runs import Lab
+from rift.ui import session
+from tests.benchmarks import load
+from tests.test_ui import event_loops  # noqa: F401 - gr.Blocks leaves two open
+
+
+@pytest.mark.slow
+def test_two_sessions_are_answered_without_a_fault():
+    found = load.row("S2", sessions=2, seconds=8)
+    for kind in ("event", "page", "look", "sub-tab", "preview", "opening_event", "opening_page"):
+        assert found[f"{kind}_p95_ms"][1] > 0, f"{kind} was never asked"
+    assert found["errors"][0] == found["faults_in_the_log"][0] == found["opening_errors"][0] == 0
+    table = load.table({"S2": [found]})
+    assert "event p95 ms" in table and "≤ 80" in table
+
+
+def test_a_session_keeps_its_states_and_controls_and_no_copy_of_the_page(monkeypatch):
+    monkeypatch.setattr(state_holder, "SessionState", state_holder.SessionState)
+    session.begin()
+    with gr.Blocks() as blocks:
+        pick, kept = gr.Dropdown(["a"]), gr.State("first")
+    blocks.state_session_capacity = 5
+    holder = state_holder.StateHolder()
+    holder.set_blocks(blocks)
+    one, other = holder["one"], holder["other"]
+    one[kept._id] = "second"
+    one[pick._id] = gr.Dropdown(["a", "b"], render=False)
+    one._update_config(pick._id)
+    one._update_value_in_config(pick._id, "b" * 1000)
+    assert one[kept._id] == "second" and len(one[pick._id].choices) == 2
+    assert other[kept._id] == "first" and len(other[pick._id].choices) == 1
+    assert len(one.config_values) == len(other.config_values) == 0
+
+
+def test_pages_that_adopt_a_set_at_once_all_find_it_whole(tmp_path, monkeypatch):
+    theirs, mine = Lab(tmp_path / "theirs"), Lab(tmp_path / "mine")
+    (theirs.data / "abc").mkdir()
+    for name in ("one", "two"):
+        (theirs.data / "abc" / name).write_text(name)
+    copy = shutil.copytree
+
+    def slowly(*values, **more):
+        time.sleep(0.1)
+        return copy(*values, **more)
+
+    monkeypatch.setattr(shutil, "copytree", slowly)
+    seen, faults = [], []
+
+    def adopt(delay: float) -> None:
+        time.sleep(delay)
+        try:
+            mine.adopt(theirs, "abc")
+            seen.append(sorted(path.name for path in (mine.data / "abc").iterdir()))
+        except OSError as error:
+            faults.append(error)
+
+    threads = [threading.Thread(target=adopt, args=(0.03 * place,)) for place in range(6)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert faults == [] and seen == [["one", "two"]] * 6
+    assert [path.name for path in mine.data.iterdir()] == ["abc"], "no draft stays"
+    with pytest.raises(OSError):
+        mine.adopt(theirs, "missing")
+    assert [path.name for path in mine.data.iterdir()] == ["abc"]
+
+
+def test_a_lab_is_known_by_its_folder(tmp_path):
+    lab, other = Lab(tmp_path / "a"), Lab(tmp_path / "b")
+    assert lab == Lab(tmp_path / "a") != other and len({lab, Lab(tmp_path / "a"), other}) == 2 and lab != str(lab.root)
+
+
+def test_a_worker_that_ended_is_reaped_when_nothing_is_queued(tmp_path, monkeypatch):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    monkeypatch.setattr(jobs, "_started", [ended])
+    deadline = time.monotonic() + 30
+    while jobs._started and time.monotonic() < deadline:
+        jobs.ensure_worker(Lab(tmp_path / "lab"))
+        time.sleep(0.02)
+    assert jobs._started == []
