@@ -22,7 +22,7 @@ from tests.test_ui import event_loops  # noqa: F401 - gr.Blocks leaves two open
 @pytest.mark.slow
 def test_two_sessions_are_answered_without_a_fault():
     found = load.row("S2", sessions=2, seconds=8)
-    for kind in ("event", "page", "look", "sub-tab", "preview", "opening_event", "opening_page"):
+    for kind in ("event", "look", "sub-tab", "preview", "opening_event", "opening_page"):
         assert found[f"{kind}_p95_ms"][1] > 0, f"{kind} was never asked"
     assert found["errors"][0] == found["faults_in_the_log"][0] == found["opening_errors"][0] == 0
     table = load.table({"S2": [found]})

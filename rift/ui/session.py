@@ -1,7 +1,8 @@
 """What the server remembers of an open page: its states and its moved controls, and no copy of the whole page.
 
 Gradio 6.31 keeps for every session the configuration of every component and the last value of each, figures too, for its deep
-links: 2.8 MB for each page of this app that was opened, up to the most sessions that are remembered. This app has no deep links.
+links, which this app has not. Of 60 pages opened one after another each of the last 30 left 2.8 MB in the server with that copy,
+and 1.4 MB without it (measured once each; what the rest is has not been looked into).
 """
 
 from __future__ import annotations

@@ -262,7 +262,8 @@ def table(measured: dict[str, list[Found]]) -> str:
     lines = ["| | | n | median [smallest, largest] | goal | held |", "| --- | --- | --- | --- | --- | --- |"]
     for name, found in measured.items():
         lines.append(f"| **{name}** | {(ROWS[name].__doc__ or '').splitlines()[0]} | | | | |")
-        for number, most in {**GOALS[name], "faults_in_the_log": 0}.items():
+        goals = {**GOALS[name], "faults_in_the_log": 0.0}
+        for number, most in ((one, goals[one]) for one in goals if any(one in each for each in found)):
             values, n = zip(*(one[number] for one in found if number in one), strict=True)
             middle = statistics.median(values)
             goal = " | " if most is None else f"≤ {most:g} | {'yes' if middle <= most else 'no'}"
