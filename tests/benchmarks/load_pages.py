@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import httpx
 import numpy as np
 
-from rift.ui import HEADER
+from rift.ui.visit import HEADER
 
 API, MB = "/gradio_api", 1_000_000
 FIRST_ADDRESS = ipaddress.ip_address("11.0.0.1")
