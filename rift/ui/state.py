@@ -66,7 +66,7 @@ class App:
         Gradio says "change" of a BrowserState whenever its object is another one, even with the same content. And the text is
         for one listener: of two on one change that last, each lets the other ask again when it ends, for ever (Gradio 6.31).
         """
-        text = gr.Textbox(visible="hidden")
+        text = gr.Textbox(visible="hidden", elem_classes="memory")
         self.memory.change(None, self.memory, text, js=f"memory => JSON.stringify({part})")
         return text
 

@@ -56,8 +56,8 @@ def chromium() -> Iterator:
         browser.close()
 
 
-@pytest.fixture(scope="package")
-def shared_server(chromium, tmp_path_factory) -> Iterator[Server]:
+@pytest.fixture(scope="session")  # of a package there would be one for each file, since other tests come in between
+def shared_server(tmp_path_factory) -> Iterator[Server]:
     server = Server(tmp_path_factory.mktemp("app"))
     yield server
     server.close()

@@ -108,7 +108,7 @@ def test_from_the_sample_to_start_and_stop_without_a_mouse(own_server, visit):
     page.keyboard.press("Enter")
     reach(page, "#take-sample")
     page.keyboard.press("Enter")
-    taken = "document.querySelector('#memory textarea, #memory input').value.includes('sample:phantoms')"
+    taken = "[...document.querySelectorAll('.memory textarea, .memory input')].some(one => one.value.includes('sample:phantoms'))"
     page.wait_for_function(taken)  # the example's summary looks the same
     reach(page, "#tab-train-button", key="Shift+Tab")
     page.keyboard.press("Enter")
