@@ -60,6 +60,7 @@ def test_what_draws_figures_is_there_before_the_first_figure_is_asked_for(page):
     page.wait_for_function("performance.getEntriesByType('resource').some(one => one.name.includes('/PlotlyPlot-'))")
 
 
+@pytest.mark.slow
 def test_a_page_that_nobody_touches_asks_for_nothing(page):
     all_loaded(page, "#data-summary img")
     page.wait_for_timeout(3000)  # what comes with the opening

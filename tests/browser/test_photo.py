@@ -34,6 +34,7 @@ def test_a_photo_and_words_of_ones_own_are_asked_of_three_models(page, server):
     assert not [path for path in server.uploads.rglob("*.jpg")], "the photo has left Gradio's cache"
 
 
+@pytest.mark.slow
 def test_natural_photos_and_test_images_are_at_hand(page):
     tab(page, "Compare")
     tab(page, "Zero-shot")

@@ -16,7 +16,7 @@ from rift.runs import VISITORS, Lab
 from tests.browser.actions import drop, kinds, reload, state, tab, zipped
 from tests.browser.server import Server
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]  # a server of its own; tests/reliability/test_visitors.py is quick
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,6 @@ def test_pictures_come_only_after_consent_and_only_to_their_owner(public, visit)
     expect(page.get_by_label("I may use the pictures")).to_be_checked()
 
 
-@pytest.mark.slow
 def test_a_comparison_is_listed_linked_and_shared_by_its_owner_alone(public, visit):
     page, other = visit(public), visit(public)
     lab, name = finished(public, page)
@@ -129,7 +128,6 @@ def test_a_session_is_of_the_key_that_began_it(public, visit):
     expect(rows(page)).to_have_count(2)
 
 
-@pytest.mark.slow
 def test_deleting_one_s_data_leaves_those_of_others(public, visit):
     page, other = visit(public), visit(public)
     mine, _ = finished(public, page)
