@@ -34,7 +34,7 @@ def examined(weights: Path | None) -> dict[str, Case]:
     """Return the sets of SETS with each local backbone."""
     found = {name: cases(None)[name] for name in SETS}
     if weights:
-        tiny = f"checkpoint:model=vit_tiny_patch16_224,path={weights}"
+        tiny = f"checkpoint:architecture=vit_tiny_patch16_224,path={weights}"
         found |= {f"{name}-tiny": replace(case, backbone=tiny) for name, case in found.items()}
     return found
 

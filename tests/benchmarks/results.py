@@ -70,7 +70,7 @@ def cases(weights: Path | None) -> dict[str, Case]:
         "skin": Case("Skin lesions, 7 classes", *SKIN),
     }
     if weights:
-        tiny = {"backbone": f"checkpoint:model=vit_tiny_patch16_224,path={weights}", **TINY}
+        tiny = {"backbone": f"checkpoint:architecture=vit_tiny_patch16_224,path={weights}", **TINY}
         found["brain-tiny"] = Case("Brain MRI, 4 classes", *BRAIN, **tiny)
         found["skin-tiny"] = Case("Skin lesions, 7 classes", *SKIN, **tiny)
     return found
