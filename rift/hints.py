@@ -58,7 +58,7 @@ def _can_be_split(records: Sequence[Record], units: np.ndarray) -> bool:
     for record, unit in zip(records, units.tolist(), strict=True):
         for name in names(record.label):
             held.setdefault(name, set()).add(unit)
-    return all(len(units) >= LEAST for units in held.values())
+    return all(len(found) >= LEAST for found in held.values())
 
 
 def _tell(records: Sequence[Record], pairs: Sequence[tuple[int, int, str]], sentence: str, notes: Notes) -> None:
