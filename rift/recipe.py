@@ -79,7 +79,7 @@ def _execute(run: Run, lab: Lab, device: torch.device) -> End:
     if experiment.id != run.id:
         raise RunError("run.damaged", f"The settings in run {run.id} are not those that it is named by; start it again.")
     run.append("stage", stage="preparing")
-    images, natural = (_whole(lab, run, name) for name in (experiment.data, experiment.natural))
+    images, natural = (_whole(lab, name) for name in (experiment.data, experiment.natural))
     dataset.refuse_misfit(images, experiment.task, training)
     parts = dataset.parts(images, training, experiment.seed)
     train.seed_everything(experiment.seed)
@@ -170,7 +170,7 @@ def _numbers(run: Run, task: Task, state: train.State, before: Snapshot, after: 
     return numbers
 
 
-def _whole(lab: Lab, run: Run, name: str) -> dataset.ImageSet:
+def _whole(lab: Lab, name: str) -> dataset.ImageSet:
     """Return a stored set whose pictures and labels are, to the bit, those that were read; `data.changed` where they are not."""
     images = dataset.load(lab.data / name)
     intact.refuse_changed(images.folder)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from rift.config import Choice, Experiment, Training
 from rift.model import Classifier, Stages, Task, to_float, trainable
 from rift.runs import Lab, Run
 from tests.methods_toys import NAMES, adapt, toy_lab
+from tests.reliability.faults import beside
 
 DROPPING = {name: {"dropout": 0.2} for name in ("lora", "dora", "adaptformer", "vpt")}  # so that resuming must keep the generator
 
@@ -38,13 +38,6 @@ def experiment(lab: Lab, name: str, regularizer: str = "none", **options) -> Exp
     )
 
 
-def fresh(lab: Lab, root: Path) -> Lab:
-    other = Lab(root)
-    other.data.rmdir()
-    other.data.symlink_to(lab.data)
-    return other
-
-
 def execute(lab: Lab, one: Experiment) -> Run:
     run = lab.submit(one)
     recipe.execute(run, lab, torch.device("cpu"))
@@ -66,7 +59,7 @@ PRODUCT = [
 @pytest.mark.parametrize(("name", "regularizer"), PRODUCT)
 def test_a_run_is_read_back_as_it_was_and_resumed_to_the_same_bits(name, regularizer, lab, tmp_path, monkeypatch):
     one = experiment(lab, name, regularizer)
-    run = execute(home := fresh(lab, tmp_path / "whole"), one)
+    run = execute(home := beside(lab, tmp_path / "whole"), one)
     state = load_file(run.path / "weights.safetensors")
     classifier = trained.finetuned(home, run)
     assert state.keys() == {key for key, p in classifier.named_parameters() if p.requires_grad}
@@ -80,7 +73,7 @@ def test_a_run_is_read_back_as_it_was_and_resumed_to_the_same_bits(name, regular
     assert np.abs(embeddings.numpy() - stored["test.embeddings"]).max() <= 1e-6
     assert np.abs(logits.numpy() - stored["test.logits"]).max() <= 1e-6
 
-    half = fresh(lab, tmp_path / "halves")
+    half = beside(lab, tmp_path / "halves")
     again, append, stops = half.submit(one), Run.append, [1, 3]  # in the first epoch and, for lp_ft, in the second stage
 
     def stop(self, kind, **values):
@@ -103,17 +96,17 @@ def test_a_run_is_read_back_as_it_was_and_resumed_to_the_same_bits(name, regular
 @pytest.mark.parametrize("name", ["lora", "vpt"])
 def test_the_same_seed_gives_the_same_bits(name, lab, tmp_path):
     one = experiment(lab, name)
-    first, second = (load_file(execute(fresh(lab, tmp_path / key), one).path / "weights.safetensors") for key in "ab")
+    first, second = (load_file(execute(beside(lab, tmp_path / key), one).path / "weights.safetensors") for key in "ab")
     assert all(torch.equal(first[key], second[key]) for key in first)
     other = one.model_copy(update={"seed": 1})
-    third = load_file(execute(fresh(lab, tmp_path / "c"), other).path / "weights.safetensors")
+    third = load_file(execute(beside(lab, tmp_path / "c"), other).path / "weights.safetensors")
     assert not any(torch.equal(first[key], third[key]) for key in first if key != "head.bias")
 
 
 def test_a_run_of_lp_ft_goes_through_its_stages(lab, tmp_path):
     rates = []
     for name, options in (("full", {}), ("lp_ft", {"probe": 0.5})):
-        run = execute(fresh(lab, tmp_path / name), experiment(lab, name, **options))
+        run = execute(beside(lab, tmp_path / name), experiment(lab, name, **options))
         rates.append([event["learning_rate"] / 1e-2 for event in run.events() if event["event"] == "step"])
     assert rates == [pytest.approx([1, 1, 0.75, 0.25]), pytest.approx([1, 1, 1, 1])]  # two curves of two steps each
 

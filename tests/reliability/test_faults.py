@@ -118,11 +118,17 @@ def work_forked(lab: Lab) -> int:
     return faults.forked(lambda: jobs.work(lab, "cpu"))
 
 
-def test_sigterm_saves_at_the_next_step_exits_0_and_the_run_waits_for_the_next_worker(made, tmp_path):
-    lab = faults.beside(made[0], tmp_path / "lab")
+def at_work(made, root: Path) -> tuple[Lab, Run, int]:
+    """Return a lab, its run, and the process that has taken two of its many steps."""
+    lab = faults.beside(made[0], root)
     run = lab.submit(made[1].model_copy(update={"training": Training(epochs=200, batch_size=4, views=1)}))
     pid = work_forked(lab)
     wait(lambda: steps(run) >= 2, "two steps")
+    return lab, run, pid
+
+
+def test_sigterm_saves_at_the_next_step_exits_0_and_the_run_waits_for_the_next_worker(made, tmp_path):
+    lab, run, pid = at_work(made, tmp_path / "lab")
     began = time.monotonic()
     os.kill(pid, signal.SIGTERM)
     assert faults.ended(pid) == 0 and time.monotonic() - began < 10
@@ -308,10 +314,7 @@ def test_killed_between_two_arms_the_first_is_not_trained_again(made, tmp_path):
 
 
 def test_stop_frees_the_slot_within_three_seconds_and_says_stopped(made, tmp_path):
-    lab = faults.beside(made[0], tmp_path / "lab")
-    run = lab.submit(made[1].model_copy(update={"training": Training(epochs=200, batch_size=4, views=1)}))
-    pid = work_forked(lab)
-    wait(lambda: steps(run) >= 2, "two steps")
+    _, run, pid = at_work(made, tmp_path / "lab")
     began = time.monotonic()
     jobs.stop(run)
     wait(lambda: not run.is_alive, "the lock")
