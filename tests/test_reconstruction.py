@@ -41,7 +41,8 @@ from rift.snapshot import Snapshot, capture, errors_of_mean
 from rift.tasks import reconstruction
 from rift.ui.tabs import watch
 from tests.methods_toys import BUILDS, NAMES, images, toy, toy_lab
-from tests.test_methods_runs import DROPPING, execute, fresh, losses
+from tests.reliability.faults import beside
+from tests.test_methods_runs import DROPPING, execute, losses
 
 CPU = torch.device("cpu")
 
@@ -210,7 +211,7 @@ PRODUCT += [("full", regularizer) for regularizer in catalog.names("regularizers
 )
 def test_a_run_is_read_back_as_it_was_and_resumed_to_the_same_bits(name, regularizer, lab, tmp_path, monkeypatch):
     one = experiment(lab, name, regularizer)
-    run = execute(home := fresh(lab, tmp_path / "whole"), one)
+    run = execute(home := beside(lab, tmp_path / "whole"), one)
     state = load_file(run.path / "weights.safetensors")
     classifier = trained.finetuned(home, run)
     assert state.keys() == {key for key, p in classifier.named_parameters() if p.requires_grad}
@@ -227,7 +228,7 @@ def test_a_run_is_read_back_as_it_was_and_resumed_to_the_same_bits(name, regular
     assert np.abs(embeddings.numpy() - stored.embeddings).max() <= 1e-6
     assert np.abs((made - x).abs().mean((1, 2, 3)).numpy() - stored.errors).max() <= 1e-6
 
-    half = fresh(lab, tmp_path / "halves")
+    half = beside(lab, tmp_path / "halves")
     again, append, stops = half.submit(one), Run.append, [1, 3]
 
     def stop(self, kind, **values):
@@ -248,7 +249,7 @@ def test_a_run_is_read_back_as_it_was_and_resumed_to_the_same_bits(name, regular
 
 
 def test_what_is_undefined_has_a_reason_and_what_is_written_agrees(lab, tmp_path):
-    run = execute(home := fresh(lab, tmp_path / "lab"), experiment(lab, "full", "rift"))
+    run = execute(home := beside(lab, tmp_path / "lab"), experiment(lab, "full", "rift"))
     numbers = run.result()["numbers"]
     for key, value in numbers.items():
         assert value is not None or numbers[f"{key}_reason"], key
@@ -279,7 +280,7 @@ def test_what_is_undefined_has_a_reason_and_what_is_written_agrees(lab, tmp_path
 
 
 def test_interpolation_of_such_a_run_keeps_what_needs_no_class(lab, tmp_path):
-    run = execute(home := fresh(lab, tmp_path / "lab"), experiment(lab, "full"))
+    run = execute(home := beside(lab, tmp_path / "lab"), experiment(lab, "full"))
     found = measures.measure_again(home, run, catalog.check("diagnostics", Choice(name="interpolation", options={"points": 3})))
     values = found["runs"][run.id]
     assert (
@@ -293,7 +294,7 @@ def test_interpolation_of_such_a_run_keeps_what_needs_no_class(lab, tmp_path):
 
 @pytest.mark.slow
 def test_a_strength_is_chosen_by_the_loss_alone(lab, tmp_path):
-    run = execute(fresh(lab, tmp_path / "lab"), experiment(lab, "full", "rift", strength="auto", epochs=10, views=1))
+    run = execute(beside(lab, tmp_path / "lab"), experiment(lab, "full", "rift", strength="auto", epochs=10, views=1))
     found = run.result()["tuning"]
     assert found["chosen"] in tuning.STRENGTHS and all(row["score"] is None for row in found["path"])
     losses_, one = np.array([[0.1, 0.2, 0.3], [0.1, 0.21, 0.3], [0.5, 0.6, 0.7]]), task()
@@ -325,7 +326,7 @@ def finish(lab: Lab, monkeypatch, **more) -> tuple[str, dict]:
 
 
 def test_a_comparison_says_it_in_words_and_leaves_nothing_blank(lab, tmp_path, monkeypatch):
-    home = fresh(lab, tmp_path / "lab")
+    home = beside(lab, tmp_path / "lab")
     home.medical, home.natural, home.weights = lab.medical, lab.natural, lab.weights
     name, document = finish(home, monkeypatch)
     assert document["data"]["task"] == "reconstruction" and ", reconstruction: " in naming.title(home, name)

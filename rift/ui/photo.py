@@ -29,6 +29,7 @@ class Asker:
                 self.number = gr.Slider(1, 2, 1, step=1, label="Which one", elem_id=f"number-{name}")
                 self.file = gr.File(label="Drop a photo", height=110, visible=False, elem_id=f"photo-{name}")
                 self.preview = gr.HTML(elem_id=f"preview-{name}")
+                self.own = gr.HTML(visible=False, elem_id=f"own-{name}")
                 wordy = getattr(module, "LOOK_WORDS", True)
                 about = "separated by commas"
                 words = gr.Textbox(WORDS, label="Words to choose from", info=about, visible=wordy, elem_id=f"words-{name}")
@@ -39,30 +40,30 @@ class Asker:
                 sentence = gr.HTML(elem_id=f"answer-{name}")
                 plot = gr.Plot(show_label=False, container=False, visible=False, elem_id=f"look-{name}")
         self.kept = gr.State("")
-        chosen, shown = [app.ready, self.source, self.kept], [self.number, self.preview]
-        # what is seen follows the choice on the page itself, so that no late answer shows a field of another source
+        chosen, shown = [app.ready, self.source], [self.number, self.preview]
+        # what is seen follows the choice on the page itself, and one's own photo has a field of its own, so that no late
+        # answer shows anything of another source
         seen = "({__type__: 'update', visible: one %s 'own'})"
-        empty = "{__type__: 'update', ...(one === 'own' ? {value: ''} : {})}"
-        js = f"one => [{seen % '!=='}, {seen % '==='}, {empty}]"
-        self.source.input(None, self.source, [self.number, self.file, self.preview], js=js)
+        js = f"one => [{', '.join([seen % '!=='] * 2 + [seen % '==='] * 2)}]"
+        self.source.input(None, self.source, [self.number, self.preview, self.file, self.own], js=js)
         gr.on([self.source.input, app.ready.change], self._first, chosen, shown, **PRIVATE)
         self.number.change(self._preview, [*chosen, self.number], self.preview, **PRIVATE)
-        self.file.upload(self._keep, self.file, [self.file, self.kept, self.preview], **PRIVATE)
-        asked = [*chosen, self.number, words, *(self.form.inputs if self.form else [])]
+        self.file.upload(self._keep, self.file, [self.file, self.kept, self.own], **PRIVATE)
+        asked = [*chosen, self.kept, self.number, words, *(self.form.inputs if self.form else [])]
         busy = {**PRIVATE, "show_progress": "minimal", "show_progress_on": None}
         gr.on([button.click, words.submit], told(self._answer), asked, [sentence, plot], **busy)
 
-    def _first(self, ready: str, source: str, kept: str) -> list[Any]:
-        """Return number and preview as a source opens: its first image, or the photo that was brought."""
+    def _first(self, ready: str, source: str) -> list[Any]:
+        """Return number and preview as a source opens: its first image."""
         here = self.app.of(ready)
         if here is None or source == "own":
-            return [gr.skip(), self._own(kept) if kept else gr.skip()]  # one may be on its way
+            return [gr.skip(), gr.skip()]
         count = len(ask.shelf(here.lab, here.id, source)[1])
         return [gr.Slider(maximum=max(2, count), value=1), self._of_set(here, source, 1)]
 
-    def _preview(self, ready: str, source: str, kept: str, number: int) -> Any:
+    def _preview(self, ready: str, source: str, number: int) -> Any:
         here = self.app.of(ready)
-        return self._own(kept) if here is None or source == "own" else self._of_set(here, source, number)
+        return gr.skip() if here is None or source == "own" else self._of_set(here, source, number)
 
     def _of_set(self, here: Shown, source: str, number: int) -> Any:
         try:
@@ -76,10 +77,6 @@ class Asker:
             said=said,
         )
 
-    def _own(self, kept: str) -> Any:
-        address = self.app.files.photo("lab", kept) if kept else ""
-        return html('<img class="rift photo" src="{address}" alt="your photo">', address=address) if kept else ""
-
     def _keep(self, path: str | None) -> tuple[Any, Any, Any]:
         """Take the photo into the lab and out of Gradio's cache."""
         if not path:
@@ -90,7 +87,8 @@ class Asker:
             return None, "", problem(error)
         finally:
             Path(path).unlink(missing_ok=True)
-        return None, key, self._own(key)
+        address = self.app.files.photo("lab", key)
+        return None, key, html('<img class="rift photo" src="{address}" alt="your photo">', address=address)
 
     def _answer(self, ready: str, source: str, kept: str, number: int, text: str, *values: Any) -> tuple[Any, Any]:
         here = self.app.of(ready)
