@@ -94,3 +94,36 @@ def test_a_worker_that_ended_is_reaped_when_nothing_is_queued(tmp_path, monkeypa
         jobs.ensure_worker(Lab(tmp_path / "lab"))
         time.sleep(0.02)
     assert jobs._started == []
+
+
+def test_nothing_is_summed_up_after_an_event(monkeypatch):
+    for name in ("GRADIO_ANALYTICS_CACHE_FREQUENCY", "GRADIO_ANALYTICS_MAX_EVENTS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(state_holder, "SessionState", state_holder.SessionState)
+    session.begin()
+    with gr.Blocks() as blocks:
+        pass
+    queue = blocks._queue
+    monkeypatch.setattr(queue, "_get_df", lambda _: pytest.fail("the times of all events were summed up"))
+    queue.events_recorded = 1000
+    assert queue.compute_analytics_summary([{"function": "look", "status": "success", "process_time": 1.0}]) == {"functions": {}}
+
+
+def test_the_bundled_photos_are_read_once_for_all_visitors(tmp_path, monkeypatch):
+    from rift import catalog, visitors
+    from rift.ui.state import App
+
+    read, door = [], catalog.door
+
+    def counted(kind, name):
+        read.append(name)
+        return door(kind, name)
+
+    monkeypatch.setattr(catalog, "door", counted)
+    keys = iter(["a" * 32, "b" * 32])
+    labs = visitors.Everyone(tmp_path, Lab(tmp_path / "example"), lambda: key)
+    app = App(labs, *[None] * 6)  # type: ignore[arg-type]
+    for key in keys:
+        digest = app.bundled()
+        assert (app.lab.data / digest / "manifest.json").exists()
+    assert read == ["bundled"]

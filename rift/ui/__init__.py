@@ -18,7 +18,7 @@ from starlette.middleware import Middleware
 from rift import __version__, archive, cage, example, visitors
 from rift.errors import SettingError
 from rift.runs import Lab
-from rift.ui import endpoints, fresh, guard, hosted, session, state, tabs, visit
+from rift.ui import endpoints, fresh, front, guard, hosted, session, state, tabs, visit
 from rift.ui.files import Files
 from rift.ui.state import REMEMBERED, App
 from rift.visitors import Everyone, Labs
@@ -120,7 +120,7 @@ def _app(files: Files, host: str, limits: archive.Limits, apart: bool) -> dict[s
         rules = guard.public(limits.upload_bytes)
     rules = replace(rules, sessions=visit.SESSIONS if apart else None)
     off = {"docs_url": None, "redoc_url": None, "openapi_url": None}
-    return {"routes": files.routes(), "middleware": [Middleware(guard.Guard, rules=rules)], **off}
+    return {"routes": files.routes(), "middleware": [Middleware(guard.Guard, rules=rules), Middleware(front.Front)], **off}
 
 
 def _early() -> str:

@@ -59,6 +59,7 @@ class App:
     follow: list[tuple[list[Any], Callable[[Shown], list[Any]]]] = field(default_factory=list)
     show: list[tuple[list[Any], Callable[[Shown], list[Any]]]] = field(default_factory=list)
     _bundled: str = ""
+    _rendered: dict[tuple[bool, str, str], list[Any]] = field(default_factory=dict)
 
     def remembered(self, part: str = "memory") -> gr.Textbox:
         """Return a hidden text that changes when what this browser remembers does, or the part that this JavaScript names.
@@ -118,10 +119,21 @@ class App:
         return "", "", ""
 
     def bundled(self) -> str:
-        """Return the digest of the bundled photos, read into the lab when they are first needed."""
-        if not self._bundled or not (self.lab.data / self._bundled).exists():  # it goes when all data are deleted
-            self._bundled = catalog.door("natural", "bundled")(self.lab.data).digest
+        """Return the digest of the bundled photos, taken into the lab when needed; they are read once for all visitors."""
+        home = self.labs.get("example", self.lab)
+        if not self._bundled or not (home.data / self._bundled).exists():  # one's own go when all data are deleted
+            self._bundled = catalog.door("natural", "bundled")(home.data).digest
+        self.lab.adopt(home, self._bundled)
         return self._bundled
+
+    def rendered(self, parts: list[tuple[list[Any], Callable[[Shown], list[Any]]]], here: Shown, version: str) -> list[Any]:
+        """Return what `follow` or `show` give of a comparison; of the example that all visitors see first, made once for all."""
+        key = (parts is self.show, here.id, version)
+        if not (self.apart and here.home == "example"):
+            return [value for _, render in parts for value in render(here)]
+        if key not in self._rendered:
+            self._rendered[key] = [value for _, render in parts for value in render(here)]
+        return self._rendered[key]
 
     def outputs(self, parts: Sequence[tuple[list[Any], Any]]) -> list[Any]:
         """Return all components of `follow` or `show`, in order."""
@@ -155,13 +167,13 @@ def connect(app: App) -> None:
             return only()
         if not status.active and status.done:
             ready = f"{here.key} {status.done}"
-        values = [value for _, render in app.follow for value in render(here)]
+        values = app.rendered(app.follow, here, status.version)
         buttons = [gr.Button(visible=status.active), gr.Button(visible=status.state in ("stopped", "failed", "lost"))]
         return [gr.Timer(active=status.active), mark, ready, _bar(here, status), *buttons, *values]
 
     def results(ready: str) -> list[Any]:
         here = app.of(ready)
-        return [value for _, render in app.show for value in render(here)] if here else [gr.skip()] * len(app.outputs(app.show))
+        return app.rendered(app.show, here, ready) if here else [gr.skip()] * len(app.outputs(app.show))
 
     def fresh(memory: dict[str, str], request: gr.Request) -> Any:
         """Attach a reloaded page, a second tab or a link `?run=` to its comparison."""
