@@ -28,7 +28,7 @@ from starlette.testclient import TestClient
 
 from rift import archive, ui
 from rift.archive import MB
-from rift.ui import fresh, guard, intake
+from rift.ui import fresh, front, guard, intake
 from tests.browser.server import Server
 from tests.test_ui import event_loops  # noqa: F401 - gr.Blocks leaves two open
 
@@ -380,8 +380,9 @@ def test_how_the_server_is_started(host, environment, loud, public, proxy, most,
     with pytest.raises(Started):
         ui.serve(tmp_path / "lab", host, 7860, apart=proxy)  # on Spaces, as app.py has it
     assert ("RIFT Lab has no password" in capsys.readouterr().err) == loud and built == [public]
-    (one,) = asked["app_kwargs"]["middleware"]
+    one, page = asked["app_kwargs"]["middleware"]
     rules = one.kwargs["rules"]
+    assert page.cls is front.Front  # behind the guard
     assert one.cls is guard.Guard and (rules.behind_proxy, rules.upload_bytes, rules.hosts) == (proxy, most * MB, hosts)
     off = ("share", "run_history", "enable_monitoring", "show_error", "ssr_mode", "mcp_server", "pwa")
     assert not any(asked[name] for name in off) and asked["strict_cors"] is True and asked["allowed_paths"] == []
