@@ -28,7 +28,7 @@ from starlette.testclient import TestClient
 
 from rift import archive, ui
 from rift.archive import MB
-from rift.ui import fresh, front, guard, intake
+from rift.ui import fresh, front, guard, intake, visit
 from tests.browser.server import Server
 from tests.test_ui import event_loops  # noqa: F401 - gr.Blocks leaves two open
 
@@ -214,6 +214,13 @@ def test_what_this_app_does_not_have_is_not_there(path):
     one = door()
     for answer in (one.get(path), one.post(path), one.get(path.replace("://", ":%2F%2F"))):
         assert answer.status_code == 404 and "[door.closed]" in answer.text and path not in answer.text
+
+
+def test_where_visitors_are_kept_apart_nobody_cancels_what_a_session_asked():
+    body = {"session_hash": "of another", "fn_index": 0, "event_id": "x"}
+    assert door().post("/gradio_api/cancel", json=body).status_code == 200
+    answer = door(sessions=visit.Sessions()).post("/gradio_api/cancel", json=body)
+    assert answer.status_code == 404 and "[door.closed]" in answer.text
 
 
 def test_what_the_app_has_is_there():

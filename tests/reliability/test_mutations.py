@@ -21,6 +21,7 @@ DEFENCES = {
     "rift.ui.intake:Buckets.take=lambda *a: 0.0": "test_door.py::test_too_many_requests_are_refused_in_words",
     "rift.ui.guard:UPLOADS_AT_ONCE=20": "test_door.py::test_an_address_has_so_many_uploads_at_once",
     "rift.ui.guard:closed=lambda path: False": "test_door.py::test_what_this_app_does_not_have_is_not_there",
+    "rift.ui.guard:CANCEL='/elsewhere'": "test_door.py::test_where_visitors_are_kept_apart_nobody_cancels_what_a_session_asked",
     "rift.ui.guard:Guard._own=lambda *a: True": "test_door.py::test_another_sites_page_gets_nothing",
     "rift.ui.guard:_name=lambda netloc: '127.0.0.1'": (
         "test_door.py::test_another_sites_page_gets_nothing[GET-/config-None-more15-hosts15-False-403]"
