@@ -229,8 +229,11 @@ def _ended(runs: Sequence[Run], states: Sequence[str], names: dict[str, str]) ->
 
 
 def stop(lab: Lab, name: str) -> None:
-    """Stop a comparison within a second and keep what is done: its queued runs first, so that none is begun meanwhile."""
-    waiting = [run for run in runs(arms(lab, name)) if run.state not in ENDED]
+    """Stop a comparison within a second and keep what is done: its queued runs first, so that none is begun meanwhile.
+
+    A run whose worker vanished just before is stopped too: it would be taken up again at the next look.
+    """
+    waiting = [run for run in runs(arms(lab, name)) if _taken_up(lab, run) not in ENDED]
     for run in reversed(waiting):
         run.request_stop()
     for run in waiting:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import itertools
 import tempfile
 import zipfile
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from rift import dataset, images, upload
+from rift import dataset, images, table, upload
 from rift.errors import DataError
+from rift.ui.widgets import html
 
 STEADY = settings(max_examples=30, deadline=None, derandomize=True)
 
@@ -156,3 +159,41 @@ def made(mode: str, height: int, width: int, rng: np.random.Generator) -> Image.
         return Image.fromarray(rng.integers(0, 256, (height, width), dtype=np.uint8)).convert("1")
     channels = [Image.fromarray(rng.integers(0, 256, (height, width), dtype=np.uint8)) for _ in range(MODES[mode])]
     return channels[0] if mode == "L" else Image.merge(mode, channels)
+
+
+class Read(HTMLParser):
+    """What a browser would make of a piece of a page: its tags, attributes and text."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: list[tuple[str, list[tuple[str, str | None]]]] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, attrs))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+TEXT = st.one_of(st.text(max_size=40), st.text(st.sampled_from("<>&\"'/=+-@\t\r\n ;{}a1é\u202e"), max_size=40))
+
+
+@STEADY
+@given(TEXT)
+def test_text_comes_out_of_a_page_as_it_went_in(text):
+    found = Read(html('<p title="{text}">{text}</p>', text=text))
+    assert found.tags == [("p", [("title", text)])] and found.text == text
+
+
+@STEADY
+@given(st.lists(st.tuples(TEXT, TEXT), max_size=5))
+def test_text_comes_out_of_a_table_as_it_went_in_and_is_no_formula(rows):
+    head, *found = csv.reader(io.StringIO(table.written(["one", "other"], rows), newline=""))
+    assert head == ["one", "other"] and len(found) == len(rows)
+    for cells, row in zip(found, rows, strict=True):
+        for cell, text in zip(cells, row, strict=True):
+            assert cell in (text, f"'{text}")
+            assert not cell.lstrip().startswith(("=", "+", "-", "@")) or float(cell) is not None  # a number may
