@@ -35,7 +35,7 @@ def ratio(
     """Return CKA `(l, k)` of l with k layers of centered features of m images, from their sums over images.
 
     `cross` `(l, k)` is ⟨K, L⟩ and `own` `(l + k,)` ⟨K, K⟩; with the rows' squares r and s, `sums` is Σ r `(l + k,)`, `both` Σ r s
-    `(l, k)` and `each` Σ r² `(l + k,)`. ValueError for a layer whose own term is 0 or below, and for fewer than 4 images, debiased.
+    `(l, k)` and `each` Σ r² `(l + k,)`. ValueError where the debiased form is undefined.
     """
     l = len(cross)  # noqa: E741 - layers
     if debiased and m < 4:

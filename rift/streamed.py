@@ -34,7 +34,7 @@ def cross_cka(batches: Iterable[Batch], *, debiased: bool = False) -> np.ndarray
 
 @dataclass
 class _Sums:
-    """Sums over images of the rows x of l layers and y of m layers, both minus their means, and of |x|² and |y|² layer by layer."""
+    """Sums over images of products of l layers' rows x, m layers' rows y, about their means, and each layer's |x|² and |y|²."""
 
     xy: Tensor  # (D, E), D and E the widths of all l and of all m layers together
     ay: Tensor  # (l, E) of |x|² y
@@ -136,11 +136,11 @@ class Moments:
         if self.n < 2:
             raise ValueError(f"features must be of at least 2 images, not {self.n}")
         self._check()
-        table = torch.stack([_sizes(rows.split(self.widths[1], 1)) for rows in self.cross.xy.split(self.widths[0])])
-        own, each = _sizes([one.xy for one in self.own]), torch.cat([one.ab[0] for one in self.own])
+        cross = torch.stack([_sizes(rows.split(self.widths[1], 1)) for rows in self.cross.xy.split(self.widths[0])])
+        own, each = _sizes(one.xy for one in self.own), torch.cat([one.ab[0] for one in self.own])
         sums = torch.cat(self.squares)
-        numbers = [one.cpu().numpy() for one in (table, own, sums, self.cross.ab, each)]
-        return ratio(*numbers, self.n, debiased=debiased)
+        cross, own, sums, both, each = (one.cpu().numpy() for one in (cross, own, sums, self.cross.ab, each))
+        return ratio(cross, own, sums, both, each, self.n, debiased=debiased)
 
     def _begin(self, widths: list[list[int]], origins: list[Tensor]) -> None:
         def sums(ds: list[int], es: list[int]) -> _Sums:
