@@ -136,10 +136,10 @@ class Moments:
         if self.n < 2:
             raise ValueError(f"features must be of at least 2 images, not {self.n}")
         self._check()
-        cross = torch.stack([_sizes(rows.split(self.widths[1], 1)) for rows in self.cross.xy.split(self.widths[0])])
-        own, each = _sizes(one.xy for one in self.own), torch.cat([one.ab[0] for one in self.own])
-        sums = torch.cat(self.squares)
-        cross, own, sums, both, each = (one.cpu().numpy() for one in (cross, own, sums, self.cross.ab, each))
+        table = torch.stack([_sizes(rows.split(self.widths[1], 1)) for rows in self.cross.xy.split(self.widths[0])])
+        squares, fourths = _sizes(one.xy for one in self.own), torch.cat([one.ab[0] for one in self.own])
+        given = table, squares, torch.cat(self.squares), self.cross.ab, fourths
+        cross, own, sums, both, each = (one.cpu().numpy() for one in given)
         return ratio(cross, own, sums, both, each, self.n, debiased=debiased)
 
     def _begin(self, widths: list[list[int]], origins: list[Tensor]) -> None:

@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -266,6 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     if chosen.small:
         chosen.rounds, chosen.widths, chosen.images, chosen.streamed = 1, [192], [600, 1200], [20_000]
     torch.set_num_threads(1)
+    threadpool_limits(1)  # numpy's, which on a busy machine wait for each other at full load
     document = {
         "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
