@@ -24,16 +24,29 @@ def cross_cka(xs: Sequence[ArrayLike], ys: Sequence[ArrayLike], *, debiased: boo
     l, single = len(xs), all(np.asarray(one).dtype == np.float32 for one in (*xs, *ys))  # noqa: E741 - layers
     layers, squares = _centered(xs, ys, single)
     m = squares.shape[1]
+    cross, own = _inner(layers, squares, l)
+    both = squares @ squares.T
+    return ratio(cross, own, squares.sum(1), both[:l, l:], both.diagonal(), m, debiased=debiased)
+
+
+def ratio(
+    cross: np.ndarray, own: np.ndarray, sums: np.ndarray, both: np.ndarray, each: np.ndarray, m: int, *, debiased: bool
+) -> np.ndarray:
+    """Return CKA `(l, k)` of l with k layers of centered features of m images, from their sums over images.
+
+    `cross` `(l, k)` is ⟨K, L⟩ and `own` `(l + k,)` ⟨K, K⟩; with the rows' squares r and s, `sums` is Σ r `(l + k,)`, `both` Σ r s
+    `(l, k)` and `each` Σ r² `(l + k,)`. ValueError where the debiased form is undefined.
+    """
+    l = len(cross)  # noqa: E741 - layers
     if debiased and m < 4:
         raise ValueError(f"debiased CKA needs at least 4 images, not {m}")
-    cross, own = _inner(layers, squares, l)
     if debiased:  # HSIC_1 (Song 2012, Eq. 5) of centered features, as in `similarity`
-        sums, biased = squares.sum(1), own
-        own = own - m / (m - 2) * np.square(squares).sum(1) + sums**2 / ((m - 1) * (m - 2))
-        cross = cross - m / (m - 2) * squares[:l] @ squares[l:].T + np.outer(sums[:l], sums[l:]) / ((m - 1) * (m - 2))
+        biased = own
+        own = own - m / (m - 2) * each + sums**2 / ((m - 1) * (m - 2))
+        cross = cross - m / (m - 2) * both + np.outer(sums[:l], sums[l:]) / ((m - 1) * (m - 2))
         for place in np.flatnonzero(own <= 1e-12 * biased)[:1]:
             raise ValueError(
-                f"{_name(place, l)}: debiased CKA is undefined: each of the {m} images lies in a direction of its own"
+                f"{named(place, l)}: debiased CKA is undefined: each of the {m} images lies in a direction of its own"
             )
     return cross / np.sqrt(np.outer(own[:l], own[l:]))
 
@@ -47,7 +60,7 @@ def _centered(xs: Sequence[ArrayLike], ys: Sequence[ArrayLike], single: bool) ->
         try:
             layer = centered(given)
         except ValueError as error:
-            raise ValueError(f"{_name(place, len(xs))}: {error}") from None
+            raise ValueError(f"{named(place, len(xs))}: {error}") from None
         rows = np.einsum("ij,ij->i", layer, layer)
         layers.append(np.empty(layer.shape, np.float32 if single else np.float64))
         np.divide(layer, np.sqrt(rows.mean()), out=layers[-1], casting="same_kind")
@@ -58,7 +71,8 @@ def _centered(xs: Sequence[ArrayLike], ys: Sequence[ArrayLike], single: bool) ->
     return layers, np.stack(squares)
 
 
-def _name(place: int, l: int) -> str:  # noqa: E741
+def named(place: int, l: int) -> str:  # noqa: E741
+    """Say which layer of both models, l of the first and then those of the second, is meant."""
     return f"layer {place + 1} of the first" if place < l else f"layer {place - l + 1} of the second"
 
 

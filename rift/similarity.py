@@ -15,10 +15,12 @@ none of them. CKA of many layers with many is in `layers.py`.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+BLOCK = 512  # images: of Gram matrices at most so many rows are in memory at a time
 
 
 def cka(x: ArrayLike, y: ArrayLike) -> float:
@@ -87,18 +89,16 @@ def cknna(x: ArrayLike, y: ArrayLike, k: int = 10) -> float:
     n = len(x)
     if n < 4 or not 2 <= k < n:
         raise ValueError(f"CKNNA with k = {k} neighbors needs 2 <= k < n and at least 4 images, and there are n = {n}")
-    kernels = [unit @ unit.T for unit in (a / np.maximum(np.linalg.norm(a, axis=1, keepdims=True), 1e-12) for a in (x, y))]
-    masks = [_nearest(kernel, k) for kernel in kernels]
+    units = [a / np.maximum(np.linalg.norm(a, axis=1, keepdims=True), 1e-12) for a in (x, y)]
 
-    def aligned(a: int, b: int) -> float:
-        joint = masks[a] & masks[b]
-        one, two = kernels[a] * joint, kernels[b] * joint
-        return float(np.vdot(one, two.T) + one.sum() * two.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * (one.sum(0) @ two.sum(1)))
+    def aligned(a: Any, b: Any) -> float:
+        return float((a * b.T).sum() + a.sum() * b.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * (a.sum(0) @ b.sum(1)))
 
-    own = aligned(0, 0), aligned(1, 1)
+    kernels = _masked(units, k)
+    own = [aligned(one, one) for one in kernels[2:]]
     if min(own) <= 1e-12:
         raise ValueError(f"CKNNA is undefined: among {n} images the {k} nearest neighbors show no structure")
-    return aligned(0, 1) / float(np.sqrt(own[0] * own[1]))
+    return aligned(*kernels[:2]) / float(np.sqrt(own[0] * own[1]))
 
 
 def cosine(x: ArrayLike, y: ArrayLike) -> np.ndarray:
@@ -216,36 +216,46 @@ def _scale(x: np.ndarray, y: np.ndarray, *, debiased: bool) -> float:
     """Return what CKA divides by: the geometric mean of both self-terms."""
     if debiased and len(x) < 4:
         raise ValueError(f"debiased CKA needs at least 4 images, not {len(x)}")
-    own = [(_hsic1 if debiased else _inner)(a, a) for a in (x, y)]
-    for self_term, a in zip(own, (x, y), strict=True):
-        if self_term <= 1e-12 * _inner(a, a):
-            raise ValueError(f"debiased CKA is undefined: each of the {len(a)} images lies in a direction of its own")
+    biased = [_inner(a, a) for a in (x, y)]
+    own = [_hsic1(a, a, inner) for a, inner in zip((x, y), biased, strict=True)] if debiased else biased
+    if any(one <= 1e-12 * whole for one, whole in zip(own, biased, strict=True)):
+        raise ValueError(f"debiased CKA is undefined: each of the {len(x)} images lies in a direction of its own")
     return float(np.sqrt(own[0] * own[1]))
 
 
-def _hsic1(x: np.ndarray, y: np.ndarray) -> float:
-    """Return m (m - 3) HSIC_1 of centred features; the factor cancels in CKA.
+def _hsic1(x: np.ndarray, y: np.ndarray, inner: float | None = None) -> float:
+    """Return m (m - 3) HSIC_1 of centred features, of which ⟨K, L⟩ may be known; the factor cancels in CKA.
 
     With K = X Xᵀ of centred X all rows of K sum to 0, so with k its diagonal Eq. 5 of Song 2012 shrinks to this line.
     """
-    m, k, l = len(x), np.square(x).sum(1), np.square(y).sum(1)  # noqa: E741 - the names in the equation
-    return _inner(x, y) - m / (m - 2) * (k @ l) + k.sum() * l.sum() / ((m - 1) * (m - 2))
+    m, (k, l) = len(x), (np.einsum("ij,ij->i", a, a) for a in (x, y))  # noqa: E741 - the names in the equation
+    return (_inner(x, y) if inner is None else inner) - m / (m - 2) * (k @ l) + k.sum() * l.sum() / ((m - 1) * (m - 2))
 
 
 def _inner(x: np.ndarray, y: np.ndarray) -> float:
-    """Return tr(X Xᵀ Y Yᵀ) = ‖XᵀY‖²_F, through whichever of the n × n and the d × e matrices is cheaper."""
-    if len(x) < min(x.shape[1], y.shape[1]):
-        return float(np.vdot(x @ x.T, y @ y.T))
-    return float(np.square(x.T @ y).sum())
+    """Return tr(X Xᵀ Y Yᵀ) = ‖XᵀY‖²_F, from blocks of the n × n or from the d × e matrices, whichever is cheaper."""
+    if len(x) >= min(x.shape[1], y.shape[1]):
+        return float(np.square(x.T @ y).sum())
+    parts = [slice(start, start + BLOCK) for start in range(0, len(x), BLOCK)]
+    pairs = ((a, b, 1 + (i < j)) for j, b in enumerate(parts) for i, a in enumerate(parts[: j + 1]))  # the others mirror these
+    return float(sum(times * float(np.vdot(x[a] @ x[b].T, y[a] @ y[b].T)) for a, b, times in pairs))
 
 
-def _nearest(kernel: np.ndarray, k: int) -> np.ndarray:
-    """Return a mask `(n, n)`: True for the k other images with the largest entries of each row."""
-    others = kernel.copy()
-    np.fill_diagonal(others, -np.inf)
-    mask = np.zeros(kernel.shape, bool)
-    np.put_along_axis(mask, np.argpartition(-others, k - 1, axis=1)[:, :k], True, axis=1)
-    return mask
+def _masked(units: list[np.ndarray], k: int) -> list[Any]:
+    """Return sparse kernels `(n, n)` of two sets of unit rows: both where near in both, then each where near in itself."""
+    from scipy import sparse
+
+    found = []
+    for start in range(0, len(units[0]), BLOCK):
+        kernels = [unit[start : start + BLOCK] @ unit.T for unit in units]
+        masks = [np.zeros(kernel.shape, bool) for kernel in kernels]
+        for kernel, mask in zip(kernels, masks, strict=True):
+            others = -kernel
+            np.fill_diagonal(others[:, start:], np.inf)
+            np.put_along_axis(mask, np.argpartition(others, k - 1, axis=1)[:, :k], True, axis=1)
+        joint = masks[0] & masks[1]
+        found.append([sparse.csr_array(kernel * mask) for kernel, mask in zip(2 * kernels, (joint, joint, *masks), strict=True)])
+    return [sparse.vstack(parts, "csr") for parts in zip(*found, strict=True)]
 
 
 def _narrow(x: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ FLOORS = (
     " copies lookalikes shortcuts intact",
     "space checkpoint accumulate",
     "quota review table snapshot views captures verdict layers places",
-    "scans hints manifest",
+    "scans hints manifest streamed",
     "dataset labeled differences",
     "patients",
     "upload backbones tasks methods regularizers natural samples trained",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 import warnings
+from collections.abc import Callable
 from types import ModuleType
 
 import numpy as np
@@ -151,6 +152,37 @@ def test_cknna_by_brute_force(k: int) -> None:
     assert similarity.cknna(x, 2 * x @ ortho_group.rvs(6, random_state=0) + 3, k) == pytest.approx(1, abs=1e-9)
     unrelated = [similarity.cknna(x, np.random.default_rng(seed).permutation(y), k) for seed in range(20)]
     assert max(unrelated) < similarity.cknna(x, y, k)
+
+
+@pytest.mark.parametrize("n, d", [(41, 90), (41, 6)])
+def test_a_gram_matrix_in_blocks_is_the_whole_one(n: int, d: int, monkeypatch) -> None:
+    x, y = related(n, d)
+    measures = {
+        "debiased": lambda: similarity.debiased_cka(x, y),
+        "biased": lambda: similarity.cka(x, y),
+        "near": lambda: similarity.cknna(x, y, 5),
+        "all but one": lambda: similarity.cknna(x, y, n - 2),
+    }
+    whole = {name: measure() for name, measure in measures.items()}
+    assert whole["debiased"] == pytest.approx(slow_debiased(*(z - z.mean(0) for z in (x, y))), abs=1e-12)
+    assert whole["near"] == pytest.approx(slow_cknna(x, y, 5), abs=1e-12)
+    for block in (1, 7, 40):
+        monkeypatch.setattr(similarity, "BLOCK", block)
+        assert {name: measure() for name, measure in measures.items()} == pytest.approx(whole, abs=1e-12)
+
+
+@pytest.mark.parametrize("measure", [similarity.debiased_cka, similarity.cka, similarity.cknna])
+def test_no_gram_matrix_is_held_whole(measure: Callable, monkeypatch) -> None:
+    n = 1200
+    x, y = np.random.default_rng(0).normal(size=(2, n, 2 * n if measure is not similarity.cknna else 8))
+    monkeypatch.setattr(similarity, "BLOCK", 64)
+    monkeypatch.setattr(similarity, "_pair", lambda x, y: (x, y))  # centering copies the input, which is wider than n here
+    measure(x[:50], y[:50])  # what it imports
+    tracemalloc.start()
+    measure(x, y)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 0.4 * n**2 * 8
 
 
 def test_cknna_of_all_neighbors_is_debiased_cka_of_unit_rows() -> None:
