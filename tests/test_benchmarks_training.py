@@ -127,3 +127,15 @@ def test_a_trainer_that_is_not_installed_is_left_out_by_name(monkeypatch):
     monkeypatch.setattr(peers, "find_spec", lambda name: None if name == "accelerate" else object())
     found, left_out = training.contestants(torch.device("cpu"))
     assert "Trainer" not in found and left_out == {"Trainer": "accelerate not installed"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("drawn", "most"), [(12, 16), (24, 16)])
+def test_a_course_takes_whole_batches_and_decodes_hardly_more_than_it_needs(drawn, most):
+    settings = Training(epochs=1, batch_size=8)
+    with course.course(f"sample:phantoms:images_per_class={drawn}", "embedded", "", course.CPU, settings, most) as one:
+        assert len(one.chosen) == 16 and len(one.images) <= max(2 * most, 5 * 12) and one.steps == 2
+        assert not set(one.chosen) & set(one.judged) and len(set(one.labels)) > 2
+        assert len(list(one.folder.rglob("*.png"))) == 16
+        kept = one.folder
+    assert not kept.exists()

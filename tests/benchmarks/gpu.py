@@ -83,7 +83,7 @@ def formed(classifier: Classifier, how: dict[str, Any] | None, try_it: Callable[
         try_it()
     except Exception as error:
         classifier._compiled_call_impl = None  # what `compile` set
-        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:120]
+        return " ".join(f"{type(error).__name__}: {error}".replace("|", "/").split())[:160]  # one cell of a table
     return ""
 
 
@@ -215,7 +215,8 @@ def main() -> None:
         parser.error("there is no GPU here; --smoke shows that the script works")
     from tests.benchmarks.sections import document
 
-    found = document("gpu", measure(chosen.smoke, chosen.device), chosen.smoke)
+    busy = measured.busy()
+    found = document("gpu", measure(chosen.smoke, chosen.device), chosen.smoke, busy)
     print(table(found["sections"]["gpu"]["numbers"]))
     if chosen.out:
         chosen.out.write_text(json.dumps(found, indent=1) + "\n")

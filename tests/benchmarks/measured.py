@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -45,16 +46,30 @@ def told(one: Mapping[str, float], digits: int = 2) -> str:
 
 
 def machine(gpu: str | None = None) -> dict[str, Any]:
-    """Return what a number depends on, and nothing that names the computer: processor, cores, threads, load, the GPU's name."""
+    """Return what a number depends on, and nothing that names the computer: processor, cores, threads, the GPU's name."""
     import torch
 
     return {
         "processor": platform.machine() + _chip(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "load": round(os.getloadavg()[0], 1),
         "gpu": gpu,
     }
+
+
+def busy(seconds: float = 2.0) -> float | None:
+    """Return the share of all cores that others use just now; None where the system does not say."""
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return None
+
+    def ticks() -> np.ndarray:
+        return np.array(stat.read_text().splitlines()[0].split()[1:8], float)  # user nice system idle iowait irq softirq
+
+    before = ticks()
+    time.sleep(seconds)
+    spent = ticks() - before
+    return round(1 - float(spent[3:5].sum() / max(1.0, spent.sum())), 2)
 
 
 def _chip() -> str:

@@ -10,6 +10,7 @@ from tests.benchmarks.sections import SECTIONS
 
 ROOT = Path(__file__).parents[2]
 PAGE, NUMBERS = ROOT / "BENCHMARKS.md", Path(__file__).with_name("benchmarks.json")
+BUSY = 0.1  # share of the machine that others use: above it, the page says so
 HEAD = """# How fast
 
 Made by `python -m tests.benchmarks --write`. Contestants take turns within one run; ratios are taken within a round and told as
@@ -43,8 +44,8 @@ def _where(name: str, one: Mapping[str, Any]) -> str:
     """Say on what a section was measured, and by which command."""
     machine, versions = one["machine"], ", ".join(f"{package} {number}" for package, number in one["versions"].items())
     what = machine["gpu"] or f"{machine['processor']}, {machine['cores']} cores"
-    other = machine["load"] > machine["cores"] / 2  # before the measurement begins, by what else the machine does
-    busy = f"; **the machine was busy** (load {machine['load']}): read the ratios, not the times" if other else ""
+    others = machine["busy_before"] or 0
+    busy = f"; **others used {others:.0%} of it just before**: read the ratios, not the times" if others > BUSY else ""
     return f"`python -m tests.benchmarks --only {name}`, on {what}, {machine['threads']} threads{busy}; {versions}."
 
 

@@ -90,8 +90,8 @@ SECTIONS = {
         "The same model, images, order of images, rates and epochs, each contestant in turn, in every round another first and "
         "from another seed. *floor*: forward, backward and step over float tensors that lie in memory. *ours*: a run from "
         "its start to its last step: decoding, augmentation, norm of the gradient, an event per step, checkpoints. *naive*: the "
-        "floor with the pretrained model run in every step. The peers decode each file in each epoch, as they do. Accuracy is "
-        "that on the same test images after the same epochs, over the rounds' seeds.",
+        "floor with the pretrained model run in every step. The peers decode each file (PNG) in each epoch, as they do. "
+        "Accuracy is that on the same test images after the same epochs, over the rounds' seeds.",
         training.measure,
         training.table,
         options=("data", "weights", "device"),
@@ -142,13 +142,14 @@ SECTIONS = {
 }
 
 
-def document(name: str, numbers: dict[str, Any], quick: bool) -> dict[str, Any]:
-    """Return the document of one section that was measured here."""
-    about = {"quick": quick, "machine": measured.machine(numbers.get("gpu"))}
+def document(name: str, numbers: dict[str, Any], quick: bool, busy: float | None) -> dict[str, Any]:
+    """Return the document of one section that was measured here; `busy`: what others used of the machine before."""
+    about = {"quick": quick, "machine": {**measured.machine(numbers.get("gpu")), "busy_before": busy}}
     return {"sections": {name: {**about, "versions": measured.versions(*VERSIONS), "numbers": numbers}}}
 
 
 def measure(name: str, quick: bool, options: dict[str, str]) -> dict[str, Any]:
     """Measure one section, in this process."""
-    section = SECTIONS[name]
-    return document(name, section.measure(quick, **{key: options[key] for key in section.options if options.get(key)}), quick)
+    section, busy = SECTIONS[name], measured.busy()
+    numbers = section.measure(quick, **{key: options[key] for key in section.options if options.get(key)})
+    return document(name, numbers, quick, busy)
