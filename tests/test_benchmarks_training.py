@@ -15,6 +15,7 @@ from tests.benchmarks import course, measured, peers, training
 from tests.methods_toys import stripes
 
 BATCH, EPOCHS = 6, 2
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12 and later, of a process with threads
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +114,8 @@ def test_the_whole_comparison_gives_every_number_that_its_table_tells(plain, mon
         assert goal["ratio"]["median"] == pytest.approx(speeds["ours"] / speeds[goal["ours_to"]], rel=0.02)
         assert goal["met"] == (goal["ratio"]["median"] >= goal["goal"])
     text = training.table({"data": "drawings", "models": [one]})
+    bound = 1 / one["contestants"]["ImageFolder"]["to_floor"]["median"]
+    assert any(line.startswith("| ImageFolder |") and f"| {bound:.2f} | ≥ 1.5 |" in line for line in text.splitlines())
     assert all(f"| {who} |" in text for who in [*one["contestants"], "naive rsc, beside ours with rsc"])
 
 

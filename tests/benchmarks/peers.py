@@ -63,7 +63,9 @@ def image_folder(course: Course, workers: int = 0) -> Ran:
     torch.manual_seed(course.seed)
     ran.classifier, optimizer = course.start()
     rates = torch.optim.lr_scheduler.LambdaLR(optimizer, course.rate)
-    more: dict[str, Any] = {"num_workers": workers, "persistent_workers": workers > 0, "pin_memory": device.type == "cuda"}
+    more: dict[str, Any] = {"num_workers": workers, "pin_memory": device.type == "cuda"}
+    if workers:  # forked, as by default on Linux: started anew, as below a process that was, they would take seconds each
+        more |= {"persistent_workers": True, "multiprocessing_context": "fork"}
     loader = DataLoader(found, course.training.batch_size, sampler=Order(course, found), **more)
     with ran.timed(device):
         for _ in range(course.training.epochs):
