@@ -14,6 +14,7 @@ from rift.errors import RunError
 from rift.runs import Lab, Run, write_bytes
 
 CHECKPOINT_SECONDS = 10.0  # how much work a killed process may lose
+SAVING_SECONDS = 0.3  # one that takes longer to write is written more rarely, so that no more than 3 % of the time goes there
 RESERVE_BYTES = 16384  # kept free for the last word of a run whose disk is full
 End = Literal["done", "stopped", "queued"]
 
@@ -23,16 +24,17 @@ def follow(run: Run, lab: Lab, state: train.State, events: Iterable[train.Event]
 
     What is done so far is saved in both cases. A run that diverges keeps the weights before the step that did it.
     """
-    saved, keeps_epochs = time.perf_counter(), run.experiment.training.keep == "epochs"
+    saved, pause, keeps_epochs = time.perf_counter(), CHECKPOINT_SECONDS, run.experiment.training.keep == "epochs"
     try:
         for event in events:
             if event.kind == "epoch" and keeps_epochs:
                 write_weights(trained.epoch_path(run, event.values["epoch"]), run, state)
             run.append(event.kind, **event.values, **more)
-            cut = halted(run)
-            if cut or time.perf_counter() - saved > CHECKPOINT_SECONDS:
+            cut, now = halted(run), time.perf_counter()
+            if cut or now - saved > pause:
                 _save(run, lab, state)
                 saved = time.perf_counter()
+                pause = CHECKPOINT_SECONDS * max(1.0, (saved - now) / SAVING_SECONDS)
             if cut:
                 return cut
         train.refuse_diverged(state)

@@ -88,3 +88,27 @@ def test_the_comparison_of_outcomes_sees_a_bit():
     one = {"weights": {"a": "00"}, "steps": {1: {"task_loss": 0.5}}}
     assert faults.unlike(one, copy.deepcopy(one)) == []
     assert faults.unlike(one, {**one, "steps": {1: {"task_loss": 0.5 + 2**-53}}}) == ["steps"]
+
+
+@pytest.mark.parametrize(("takes", "saves"), [(0.1, 39), (6.0, 2)])
+def test_a_checkpoint_that_takes_long_is_written_more_rarely(takes, saves, tmp_path, monkeypatch):
+    """By a clock of our own: 400 steps of a second each, and what each checkpoint takes."""
+    lab = Lab(tmp_path / "lab")
+    run = lab.submit(Experiment(data="d" * 64, natural="n" * 64))
+    clock, saved = [0.0], []
+
+    def save(*_: object) -> None:
+        clock[0] += takes
+        saved.append(clock[0])
+
+    def events():
+        for step in range(400):
+            clock[0] += 1.0
+            yield train.Event("step", {"step": step})
+
+    monkeypatch.setattr(attempt, "_save", save)
+    monkeypatch.setattr(attempt.time, "perf_counter", lambda: clock[0])
+    assert attempt.follow(run, lab, state_of(), events()) == "done"
+    assert len(saved) in (saves, saves - 3) and sum([takes] * len(saved)) <= 0.035 * clock[0]
+    run.request_stop()
+    assert attempt.follow(run, lab, state_of(), events()) == "stopped" and len(saved) > 0

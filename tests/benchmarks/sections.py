@@ -1,0 +1,155 @@
+"""The parts of BENCHMARKS.md: what each measures, how, and its table; one document of all that were measured, wherever.
+
+A section is `measure(quick) -> numbers` and `table(numbers) -> Markdown`. Its numbers stand beside the machine and the versions
+that made them, so that a section measured elsewhere (on a GPU, say) can be merged into the document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.benchmarks import command, gpu, measured, penalties, presets, similarity, training
+
+VERSIONS = ("torch", "torchvision", "timm", "transformers", "accelerate", "torch_cka", "gradio", "numpy")
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of the page."""
+
+    title: str
+    about: str
+    measure: Callable[..., dict[str, Any]]
+    table: Callable[[dict[str, Any]], str]
+    missing: Callable[[], str] = lambda: ""  # why it cannot be measured here, empty where it can
+    options: tuple[str, ...] = ()  # of the command, those that it takes
+
+
+def _similarity(quick: bool) -> dict[str, Any]:
+    kept = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        speed = [similarity.speed(d, 1 if quick else 5, 100 if quick else 1000) for d in ((192,) if quick else (192, 768))]
+        return {"speed": speed, "memory": [similarity.memory(n) for n in ((500,) if quick else (1000, 4000, 16000))]}
+    finally:
+        torch.set_num_threads(kept)
+
+
+def _presets(quick: bool) -> dict[str, Any]:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        data = "sample:phantoms:images_per_class=8" if quick else presets.DRAWINGS
+        return presets.presets(data, Path(folder) / "lab", torch.get_num_threads())
+
+
+def _app(quick: bool) -> dict[str, Any]:
+    from tests.benchmarks import app
+
+    return app.measure(8 if quick else 40)
+
+
+def _app_table(numbers: dict[str, Any]) -> str:
+    """Return what the app's benchmark found, as Markdown."""
+    full, idle, busy = numbers["page_full"], numbers["idle"], numbers["training"]
+    rows = [(f"page full, {name}: p95 over p50", one["p95_seconds"] / one["p50_seconds"]) for name, one in full.items()]
+    rows += [("a tick, idle, kilobytes", idle["tick"]["kilobytes_each"])]
+    rows += [("a tick while a run trains, kilobytes", busy["tick"]["kilobytes_each"])]
+    rows += [("a switch while a run trains over one idle, p50", _over(busy["button"], idle["button"], "switch"))]
+    rows += [("an answer to Ask while a run trains over one idle, p50", _over(busy["button"], idle["button"], "ask"))]
+    return "\n".join(["| what | found |", "| --- | --- |", *(f"| {name} | {value:.2f} |" for name, value in rows)])
+
+
+def _over(busy: dict[str, Any], idle: dict[str, Any], name: str) -> float:
+    return float(busy[name]["p50_seconds"]) / float(idle[name]["p50_seconds"])
+
+
+def _kills(quick: bool) -> dict[str, Any]:
+    from tests.reliability import kills
+
+    return kills.carry_out(3 if quick else 50)
+
+
+def _kills_table(numbers: dict[str, Any]) -> str:
+    kinds = ", ".join(f"{count} {kind}" for kind, count in numbers["by kind"].items())
+    return (
+        f"{numbers['kills']} kills ({kinds}) in {numbers['runs']} runs, {numbers['resumed from a checkpoint']} of them resumed "
+        f"from a checkpoint; **{len(numbers['unequal'])}** ended otherwise than a run that nobody disturbed, to the last bit."
+    )
+
+
+SECTIONS = {
+    "training": Section(
+        "Training, beside its floor and its peers",
+        "The same model, images, order of images, rates and epochs, each contestant in turn, in every round another first and "
+        "from another seed. *floor*: forward, backward and step over float tensors that lie in memory. *ours*: a run from "
+        "its start to its last step: decoding, augmentation, norm of the gradient, an event per step, checkpoints. *naive*: the "
+        "floor with the pretrained model run in every step. The peers decode each file (PNG) in each epoch, as they do. "
+        "Accuracy is that on the same test images after the same epochs, over the rounds' seeds.",
+        training.measure,
+        training.table,
+        options=("data", "weights", "device"),
+    ),
+    "gpu": Section(
+        "On a GPU",
+        "CLIP ViT-B/16, CLIP ViT-L/14 and DINOv2-L at 224 px with random weights in bf16; the share is of the chip's own rate of "
+        "a dense bf16 product, measured in the same run (`tests/benchmarks/gpu.py` says how work is counted).",
+        gpu.measure,
+        gpu.table,
+        lambda: "" if torch.cuda.is_available() else "there is no GPU here",
+    ),
+    "steps": Section(
+        "What a penalty costs",
+        "A step with each penalty over one without, the embedded model (192) and a ViT-B/32 (768), on the same batch of 32.",
+        penalties.measure,
+        penalties.table,
+    ),
+    "command": Section(
+        "The whole command", "`python -m rift compare` on 200 drawings, 10 epochs, both arms.", command.measure, command.table
+    ),
+    "similarity": Section(
+        "CKA of all pairs of layers",
+        "13 layers against 13, beside the package `torch_cka`, in processor time on one thread.",
+        _similarity,
+        similarity.table,
+        lambda: "" if find_spec("torch_cka") else "torch_cka is not installed",
+    ),
+    "presets": Section(
+        "Diagnostics that run the models",
+        "The quick preset of each, on 200 test drawings, for each arm: seconds of the wall clock (of the processor).",
+        _presets,
+        presets.table,
+    ),
+    "app": Section(
+        "The page",
+        "In Chromium, idle and while a run trains.",
+        _app,
+        _app_table,
+        lambda: "" if find_spec("playwright") else "no browser",
+    ),
+    "kills": Section(
+        "Killed with -9",
+        "Runs killed at random steps and in the middle of writing files, then taken up again.",
+        _kills,
+        _kills_table,
+    ),
+}
+
+
+def document(name: str, numbers: dict[str, Any], quick: bool, busy: float | None) -> dict[str, Any]:
+    """Return the document of one section that was measured here; `busy`: what others used of the machine before."""
+    about = {"quick": quick, "machine": {**measured.machine(numbers.get("gpu")), "busy_before": busy}}
+    return {"sections": {name: {**about, "versions": measured.versions(*VERSIONS), "numbers": numbers}}}
+
+
+def measure(name: str, quick: bool, options: dict[str, str]) -> dict[str, Any]:
+    """Measure one section, in this process."""
+    section, busy = SECTIONS[name], measured.busy()
+    numbers = section.measure(quick, **{key: options[key] for key in section.options if options.get(key)})
+    return document(name, numbers, quick, busy)
