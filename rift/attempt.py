@@ -13,8 +13,8 @@ from rift import checkpoint, disk, process, train, trained
 from rift.errors import RunError
 from rift.runs import Lab, Run, write_bytes
 
-CHECKPOINT_SECONDS = 10.0  # how much work a killed process may lose
-SAVING_SECONDS = 0.3  # one that takes longer to write is written more rarely, so that no more than 3 % of the time goes there
+CHECKPOINT_SECONDS, RARE_SECONDS = 10.0, 60.0  # how much work a killed process may lose: of a small model, of the largest
+SAVING_SECONDS = 0.3  # one that takes longer to write is written more rarely, so that about 3 % of the time goes there
 RESERVE_BYTES = 16384  # kept free for the last word of a run whose disk is full
 End = Literal["done", "stopped", "queued"]
 
@@ -34,7 +34,7 @@ def follow(run: Run, lab: Lab, state: train.State, events: Iterable[train.Event]
             if cut or now - saved > pause:
                 _save(run, lab, state)
                 saved = time.perf_counter()
-                pause = CHECKPOINT_SECONDS * max(1.0, (saved - now) / SAVING_SECONDS)
+                pause = min(max(1.0, (saved - now) / SAVING_SECONDS) * CHECKPOINT_SECONDS, RARE_SECONDS)
             if cut:
                 return cut
         train.refuse_diverged(state)

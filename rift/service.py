@@ -229,10 +229,8 @@ def _ended(runs: Sequence[Run], states: Sequence[str], names: dict[str, str]) ->
 
 
 def stop(lab: Lab, name: str) -> None:
-    """Stop a comparison within a second and keep what is done: its queued runs first, so that none is begun meanwhile.
-
-    A run whose worker vanished just before is stopped too: it would be taken up again at the next look.
-    """
+    """Stop a comparison within a second and keep what is done: its queued runs first, so that none is begun meanwhile."""
+    # a run whose worker has just vanished too: the next look would take it up again
     waiting = [run for run in runs(arms(lab, name)) if _taken_up(lab, run) not in ENDED]
     for run in reversed(waiting):
         run.request_stop()
