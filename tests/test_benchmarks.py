@@ -182,7 +182,8 @@ def test_a_small_version_of_a_section_runs_and_can_be_shown(name):
     text = sections.SECTIONS[name].table(found["numbers"])
     assert found["quick"] and len(text.splitlines()) > 2
     if name == "similarity":
-        assert all(one["largest_difference_to_double"] < 1e-4 for one in found["numbers"]["speed"])
+        wrong = [one["largest_difference_to_double"] for one in found["numbers"]["speed"]]
+        assert all(one["ours"] < 1e-6 and one["streamed"] < 1e-12 for one in wrong)
     else:
         assert [line.split("`")[1] for line in text.splitlines()[2:]] == [form for form in penalties.FORMS if form != "none"]
 

@@ -32,13 +32,7 @@ class Section:
 
 
 def _similarity(quick: bool) -> dict[str, Any]:
-    kept = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        speed = [similarity.speed(d, 1 if quick else 5, 100 if quick else 1000) for d in ((192,) if quick else (192, 768))]
-        return {"speed": speed, "memory": [similarity.memory(n) for n in ((500,) if quick else (1000, 4000, 16000))]}
-    finally:
-        torch.set_num_threads(kept)
+    return similarity.main(["--small"] if quick else [])
 
 
 def _presets(quick: bool) -> dict[str, Any]:

@@ -266,15 +266,17 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     chosen = parser.parse_args(arguments)
     if chosen.small:
         chosen.rounds, chosen.widths, chosen.images, chosen.streamed = 1, [192], [600, 1200], [20_000]
+    kept = torch.get_num_threads()
     torch.set_num_threads(1)
-    threadpool_limits(1)  # numpy's, which on a busy machine wait for each other at full load
-    document = {
-        "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
-        "speed": [speed(d, chosen.rounds, **({"n": 120, "batch": 60} if chosen.small else {})) for d in chosen.widths],
-        "accuracy": [accuracy(n) for n in chosen.streamed],
-        "memory": [memory(n) for n in chosen.images],
-    }
+    with threadpool_limits(1):  # numpy's, which on a busy machine wait for each other at full load
+        document = {
+            "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
+            "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+            "speed": [speed(d, chosen.rounds, **({"n": 120, "batch": 60} if chosen.small else {})) for d in chosen.widths],
+            "accuracy": [accuracy(n) for n in chosen.streamed],
+            "memory": [memory(n) for n in chosen.images],
+        }
+    torch.set_num_threads(kept)
     text = json.dumps(document, indent=1)
     print(table(document), text, sep="\n\n")
     if chosen.out:
