@@ -52,6 +52,7 @@ app = typer.Typer(
 # typer carries its own copy of click and does not export the parent of its usage errors
 UsageError: type[Any] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
+
 @app.command()
 def compare(
     data: Data,

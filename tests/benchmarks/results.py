@@ -113,7 +113,9 @@ def train(lab: Lab, case: Case, data: Path, device: str, workers: int) -> None:
         names = {run.id: f"{case.title}: {arm.name}, seed {run.experiment.seed}" for arm in arms for run in arm.runs}
         runs |= {run.id: (run, names[run.id]) for run in service.runs(arms)}
     say = lambda text: print(text, file=sys.stderr, flush=True)  # noqa: E731
-    following.finish(lab, [run for run, _ in runs.values()], {id: name for id, (_, name) in runs.items()}, jobs.Workers(device, workers), say)
+    following.finish(
+        lab, [run for run, _ in runs.values()], {id: name for id, (_, name) in runs.items()}, jobs.Workers(device, workers), say
+    )
 
 
 def document(lab: Lab, case: Case, data: Path) -> dict[str, Any] | None:
