@@ -50,7 +50,7 @@ def test_the_cases_train_and_their_penalties_matter(found):
     for (name, _, more), (tensors, losses) in zip(CASES[1:], found[0][1:], strict=True):
         assert losses[-1]["penalty"] or more.get("frozen"), name
         if not more and len(tensors) >= len(none[0]):
-            apart = max(float((one - other).abs().max()) for one, other in zip(tensors, none[0], strict=False))
+            apart = max(float((one - other).detach().abs().max()) for one, other in zip(tensors, none[0], strict=False))
             assert apart > 1e-5, name
 
 
