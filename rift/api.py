@@ -52,8 +52,7 @@ def compare(
     `METHOD+REGULARIZER@STRENGTH`; `patients` says which images belong together (see `patients.choose`); `task` is the one that
     the labels ask for, unless another is named.
 
-    `devices` share each batch of an arm (see `distributed`), and `cluster` is where the runs go, with so many `workers` at once:
-    "local", "ray" or "ray://HOST:PORT" (see `cluster`). Neither changes what is computed, nor what a run is called.
+    `devices` share each batch of an arm (see `distributed`); `cluster` ("local", "ray", "ray://HOST:PORT") takes the runs.
 
     Raises any UserError, and then leaves nothing half stored; `run.stopped` after Ctrl-C, with all
     finished work kept in the lab.
@@ -65,8 +64,6 @@ def compare(
     if wanted:
         catalog.check("tasks", wanted)
     line_up = lineup.asked(methods, regularizers, strengths, arms)  # a wrong choice is told before the images are read
-    if device not in ("auto", "cpu", "cuda"):
-        raise SettingError("setting.range", f"--device {device!r} is not allowed; use auto, cpu or cuda.")
     crew = machines.crew(cluster, device, workers, devices)
     if not Path(natural).exists() and not str(natural).endswith(".zip"):
         catalog.check("natural", catalog.parse(str(natural)))  # before the images are read

@@ -43,24 +43,36 @@ def connect(cluster: str) -> None:
         return
     if cluster != "ray" and not cluster.startswith("ray://"):
         raise SettingError("setting.range", f"--cluster {cluster!r} is not known; use local, ray or ray://HOST:PORT.")
+    address = os.environ.get("RAY_ADDRESS", "") if cluster == "ray" else cluster
+    if not address:
+        _keep_to_this_machine()
     ray = _ray()
     if ray.is_initialized():
         return
-    address = os.environ.get("RAY_ADDRESS", "") if cluster == "ray" else cluster
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         if address:
             _refuse_silent(address)
             ray.init(address=address, **quiet)
         else:
-            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray tells its makers of each start otherwise
-            here = {"include_dashboard": False, "object_store_memory": STORE_BYTES, "_node_ip_address": "127.0.0.1"}
-            ray.init(address="local", **here, **quiet)
+            ray.init(address="local", include_dashboard=False, object_store_memory=STORE_BYTES, **quiet)
     except RunError:
         raise
     except Exception as error:  # whatever its parts say: a version that differs, no room, a port in use
         where = address or "on this machine"
         raise RunError("run.cluster", f"The Ray cluster {where} cannot be used: {_first_line(error)}.") from error
+
+
+def _keep_to_this_machine() -> None:
+    """Let a Ray that is started here tell its makers nothing, listen on 127.0.0.1 only and refuse who does not know its token."""
+    chosen = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # no cluster beyond this machine: how Ray comes to listen on 127.0.0.1
+        "RAY_AUTH_MODE": "token",  # there are other people's processes on this machine too
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    }
+    for name, value in chosen.items():  # read when Ray is imported and by its processes
+        os.environ.setdefault(name, value)
 
 
 def _ray() -> Any:
@@ -89,9 +101,11 @@ def _refuse_silent(address: str) -> None:
 def crew(cluster: str, device: str, workers: int | None, devices: int) -> jobs.Workers | Tasks:
     """Return who carries out runs: so many worker processes here, or tasks of a cluster, as many as it has room for or `workers`.
 
-    Each run is shared out over so many devices of one machine. Raises what `connect` does, and `setting.range` for several
-    workers here that would each want several devices.
+    Each run is shared out over so many devices of one machine. Raises what `connect` does, and `setting.range` for a device
+    that there is not or several workers here that would each want several devices.
     """
+    if device not in ("auto", "cpu", "cuda"):
+        raise SettingError("setting.range", f"--device {device!r} is not allowed; use auto, cpu or cuda.")
     connect(cluster)
     if cluster != "local":
         return Tasks(device, workers, devices)

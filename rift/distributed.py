@@ -150,6 +150,9 @@ def over(devices: int, device: torch.device, module: str, about: Mapping[str, An
         try:
             join(0, devices, shared["meeting"], device)
             yield
+        except RuntimeError:  # as when a rank does not answer, because it is no more: the watcher has time to see it
+            time.sleep(4 * WATCH_SECONDS)
+            raise
         finally:
             ended.set()
             for one in ranks:

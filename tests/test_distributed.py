@@ -68,7 +68,7 @@ def test_more_devices_than_there_are_are_refused(monkeypatch, tmp_path, lab):  #
     assert caught.value.code == "run.missing"
     with pytest.raises(SettingError, match="only 2 images to share out"):
         distributed.refuse_too_many(3, CPU, 2)
-    with pytest.raises(SettingError, match="--workers 2 and --devices 2"):
+    with pytest.raises(SettingError, match="--workers 2 would each want the same 2 devices"):
         cluster.crew("local", "cpu", 2, 2)
     here = own_lab(lab, tmp_path / "lab")
     run = here.submit(experiment(here, batch_size=2))
