@@ -34,7 +34,7 @@ def backbone(pretrained: Backbone) -> dict[str, Any]:
     }
 
 
-def environment(device: torch.device, precision: str) -> dict[str, Any]:
+def environment(device: torch.device, precision: str, devices: int = 1) -> dict[str, Any]:
     """Return what a number may depend on besides its settings."""
     versions = {name: importlib.metadata.version(name) for name in ("numpy", "timm", "safetensors")}
     return {
@@ -45,6 +45,7 @@ def environment(device: torch.device, precision: str) -> dict[str, Any]:
         "device": _device_name(device),
         "threads": torch.get_num_threads(),
         "precision": precision_of(device, precision),
+        **({"devices": devices} if devices > 1 else {}),
     }
 
 

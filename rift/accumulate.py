@@ -10,12 +10,16 @@ time: it is averaged over the parts, which is the same number where it is a mean
 
 from __future__ import annotations
 
+import gc
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from rift.errors import RunError
 
 MOST_PARTS = 8  # three halvings
 
@@ -26,6 +30,23 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on a GPU or a CPU."""
     cpu = isinstance(error, RuntimeError) and "allocate memory" in str(error)
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or cpu
+
+
+def halve(state: Any, batch_size: int, images: int) -> None:
+    """Let a training's `state` work through a batch in twice as many parts; `run.memory` where that was done three times.
+
+    `images` is how many of a batch are this device's.
+    """
+    state.optimizer.zero_grad(set_to_none=True)
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    state.parts *= 2
+    if state.parts > min(MOST_PARTS, images):
+        tried = f", even in {state.parts // 2} parts" if state.parts > 2 else ""
+        what = f"batches of {batch_size} images{tried}"
+        raise RunError("run.memory", f"The device has too little memory for {what}; try a smaller batch_size.")
+    state.halvings.append({"step": state.step + 1, "parts": state.parts, "images_at_once": math.ceil(images / state.parts)})
 
 
 def exact(regularizer: nn.Module) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rift import catalog, comparison, following, lineup, service, tuning
+from rift import cluster as machines
 from rift import report as page
 from rift.comparison import Arm
 from rift.config import PRESETS, SHUFFLED, Choice, Strength, Training
@@ -37,7 +38,9 @@ def compare(
     task: str | None = None,
     device: str = "auto",
     lab: str | Path | None = None,
-    workers: int = 1,
+    workers: int | None = None,
+    devices: int = 1,
+    cluster: str = "local",
     document_name: str = "comparison.json",
     say: Say = lambda text: None,
 ) -> Comparison:
@@ -49,6 +52,8 @@ def compare(
     `METHOD+REGULARIZER@STRENGTH`; `patients` says which images belong together (see `patients.choose`); `task` is the one that
     the labels ask for, unless another is named.
 
+    `devices` share each batch of an arm (see `distributed`); `cluster` ("local", "ray", "ray://HOST:PORT") takes the runs.
+
     Raises any UserError, and then leaves nothing half stored; `run.stopped` after Ctrl-C, with all
     finished work kept in the lab.
     """
@@ -59,8 +64,7 @@ def compare(
     if wanted:
         catalog.check("tasks", wanted)
     line_up = lineup.asked(methods, regularizers, strengths, arms)  # a wrong choice is told before the images are read
-    if device not in ("auto", "cpu", "cuda"):
-        raise SettingError("setting.range", f"--device {device!r} is not allowed; use auto, cpu or cuda.")
+    crew = machines.crew(cluster, device, workers, devices)
     if not Path(natural).exists() and not str(natural).endswith(".zip"):
         catalog.check("natural", catalog.parse(str(natural)))  # before the images are read
     tried = any(arm.strength == "auto" for arm in line_up["arms"]) if "arms" in line_up else "auto" in line_up["strengths"]
@@ -84,7 +88,7 @@ def compare(
     for arm in planned:
         if arm.note:
             say(arm.note)
-    following.finish(here, service.runs(planned), names, device, workers, say)
+    following.finish(here, service.runs(planned), names, crew, say)
     document = _publish(here, planned, images, others, parts, out, document_name)
     return Comparison(document, lab=here.root, report=out / "report.html")
 

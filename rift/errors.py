@@ -6,6 +6,7 @@ UserError                what the command line prints as `error[CODE]: sentence`
 ├── ModelError           model.unknown model.weights model.offline
 ├── SettingError         setting.range setting.unknown
 └── RunError             run.memory run.diverged run.disk run.stopped run.missing run.quota run.read_only run.damaged
+│                        run.cluster
 """
 
 from __future__ import annotations
@@ -69,7 +70,17 @@ class RunError(UserError):
     """A run could not go on; what it had finished is kept."""
 
     codes = frozenset(
-        ["run.memory", "run.diverged", "run.disk", "run.stopped", "run.missing", "run.quota", "run.read_only", "run.damaged"]
+        [
+            "run.memory",
+            "run.diverged",
+            "run.disk",
+            "run.stopped",
+            "run.missing",
+            "run.quota",
+            "run.read_only",
+            "run.damaged",
+            "run.cluster",
+        ]
     )
 
 

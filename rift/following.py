@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rift import jobs
 from rift.errors import RunError
@@ -14,36 +12,52 @@ from rift.runs import ENDED, Lab, Run
 
 POLL_SECONDS = 0.1
 SAY_SECONDS = 5.0
-MOST_AGAIN = 3  # workers that take the place of one that was killed
-ENDED_FROM_OUTSIDE = {0, -signal.SIGTERM, -signal.SIGKILL}  # 0: it was asked to end, saved and left its runs in the queue
 Say = Callable[[str], None]
 
 
-def finish(lab: Lab, runs: Sequence[Run], names: Mapping[str, str], device: str, workers: int, say: Say) -> None:
-    """Start workers and follow the runs until each has ended; Ctrl-C stops them within a second."""
+class Crew(Protocol):
+    """A way to have runs carried out: processes of this machine (`jobs.Workers`) or tasks of a cluster (`cluster.Tasks`)."""
+
+    again: int
+
+    def start(self, lab: Lab, runs: Sequence[Run]) -> None:
+        """Have runs carried out."""
+
+    def at_work(self) -> bool:
+        """Whether somebody still works on them."""
+
+    def failure(self, lab: Lab) -> str:
+        """Say why nobody works any more, empty where they were ended from outside."""
+
+    def close(self) -> None:
+        """Let go of all, when every run has ended."""
+
+
+def finish(lab: Lab, runs: Sequence[Run], names: Mapping[str, str], crew: Crew, say: Say) -> None:
+    """Have runs carried out and follow them until each has ended; Ctrl-C stops them within a second."""
     waiting = [run for run in runs if run.state not in ENDED]
-    processes = [jobs.start_worker(lab, device, waiting) for _ in range(min(workers, len(waiting)))]
-    again = MOST_AGAIN
+    again = crew.again
+    if waiting:
+        crew.start(lab, waiting)
     told = {run.id: (0, time.monotonic()) for run in runs}
     try:
         while waiting:
-            alive = any(process.poll() is None for process in processes)
+            alive = crew.at_work()
             states = {run.id: run.state for run in waiting}  # looked at first, so that the last word of each run is told
             for run in waiting:
                 told[run.id] = _tell(run, names[run.id], told[run.id], say)
-            waiting = [run for run in waiting if states[run.id] not in ENDED or (again and states[run.id] == "lost")]
-            codes = {process.returncode for process in processes}
-            if waiting and not alive and again and codes <= ENDED_FROM_OUTSIDE:
+            waiting = [run for run in waiting if states[run.id] not in ENDED or ((again or alive) and states[run.id] == "lost")]
+            failure = crew.failure(lab) if waiting and not alive else ""
+            if failure or (waiting and not alive and not again):
+                raise RuntimeError(failure or "no worker is left, and some runs wait")
+            if waiting and not alive:
                 again -= 1
                 say("The worker was ended from outside; another one goes on from what it saved.")
                 for run in waiting:
                     lab.requeue(run)
-                processes = [jobs.start_worker(lab, device, waiting)]
-            elif waiting and not alive:
-                raise RuntimeError(f"the worker ended with {processes[0].returncode}:\n{_tail(lab.root / 'worker.log')}")
+                crew.start(lab, waiting)
             time.sleep(POLL_SECONDS)
-        for process in processes:
-            process.wait()
+        crew.close()
     except KeyboardInterrupt:
         for run in runs:
             if run.state not in ENDED:
@@ -81,7 +95,3 @@ def _score(event: Mapping[str, Any]) -> str:
         if event.get(f"validation_{key}") is not None:
             return f"{what} {event[f'validation_{key}']:.3f}"
     return f"accuracy {event['validation_accuracy']:.3f}"
-
-
-def _tail(path: Path) -> str:
-    return "\n".join(path.read_text(errors="replace").splitlines()[-15:])

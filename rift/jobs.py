@@ -9,10 +9,10 @@ import itertools
 import os
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,25 +25,57 @@ NICE = 10  # a page with 50 visitors stayed responsive beside training at this p
 START_SECONDS = 15.0  # a worker that died while it was starting is not replaced before
 SERVED = "served"  # a file of a lab whose age is the time since the worker took up something of it
 IN_EVENT = "in-event"  # the device of a page that does the work itself, as `lending` has it
+ENDED_FROM_OUTSIDE = {0, -signal.SIGTERM, -signal.SIGKILL}  # 0: it was asked to end, saved and left its runs in the queue
 STOP_SECONDS = 0.8  # a step may take longer than a person waits; then the process is ended and the checkpoint stands
 
 
-def start_worker(lab: Lab, device: str = "auto", runs: list[Run] | None = None) -> subprocess.Popen:
+def start_worker(lab: Lab, device: str = "auto", runs: Sequence[Run] = (), devices: int = 1) -> subprocess.Popen:
     """Start a process, in its own group, that works on the given runs (or on all queued ones) and then ends."""
     root = lab.root.resolve()
-    command = [sys.executable, "-m", "rift", "work", str(root), "--device", device]
-    command += [argument for run in runs or [] for argument in ("--run", run.id)]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
-    }
+    asked = ["work", str(root), "--device", device, "--devices", str(devices)]
+    asked += [argument for run in runs for argument in ("--run", run.id)]
     with (root / "worker.log").open("ab") as log:
-        return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=environment, cwd=root
+        return process.start("rift", asked, stdout=log, stderr=log, start_new_session=True, cwd=root)
+
+
+@dataclass
+class Workers:
+    """The way to carry out runs on this machine: so many worker processes at once, each run over so many devices.
+
+    `cluster.Tasks` is the other way.
+    """
+
+    device: str = "auto"
+    workers: int = 1
+    devices: int = 1
+    again: int = 3  # times that workers are started anew where they were ended from outside
+    processes: list[subprocess.Popen] = field(default_factory=list)
+
+    def start(self, lab: Lab, runs: Sequence[Run]) -> None:
+        """Have runs carried out."""
+        more = [self.devices] if self.devices > 1 else []
+        self.processes = [start_worker(lab, self.device, runs, *more) for _ in range(min(self.workers, len(runs)))]
+
+    def at_work(self) -> bool:
+        """Whether somebody still works on them."""
+        return any(process.poll() is None for process in self.processes)
+
+    def failure(self, lab: Lab) -> str:
+        """Say why nobody works any more, empty where they were ended from outside."""
+        codes = [process.returncode for process in self.processes]
+        if set(codes) <= ENDED_FROM_OUTSIDE:
+            return ""
+        return f"the worker ended with {codes[0]}:\n" + "\n".join(
+            (lab.root / "worker.log").read_text(errors="replace").splitlines()[-15:]
         )
 
+    def close(self) -> None:
+        """Wait until they are gone, when all is done."""
+        for one in self.processes:
+            one.wait()
 
-def work(lab: Lab, device: str = "auto", ids: list[str] | None = None) -> None:
+
+def work(lab: Lab, device: str = "auto", ids: list[str] | None = None, devices: int = 1) -> None:
     """Be the worker: execute what is queued until nothing is left; only this process ever touches CUDA.
 
     Without `ids` it is the lab's one worker: a second one ends at once. A measurement, which somebody waits for, comes before
@@ -68,7 +100,7 @@ def work(lab: Lab, device: str = "auto", ids: list[str] | None = None) -> None:
                     measurement.carry_out(job, chosen)
                 else:
                     with quota.capped(home, job):
-                        recipe.execute(job, home, chosen)
+                        recipe.execute(job, home, chosen, devices)
 
 
 def _next(lab: Lab) -> tuple[Lab, Run | measurement.Measurement] | None:

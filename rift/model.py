@@ -279,6 +279,11 @@ def to_float(pixels: Tensor) -> Tensor:
     return pixels.permute(0, 3, 1, 2).float().div_(top)
 
 
+def wide(values: Tensor) -> Tensor:
+    """Return values in float32 at least: covariances and similarities of half precision would be noise."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def trainable(module: nn.Module) -> int:
     """Return the number of parameters that get a gradient."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad)

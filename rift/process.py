@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -36,6 +39,13 @@ def _note(number: int, frame: Any) -> None:
 
 def _leave(number: int, frame: Any) -> None:
     os._exit(0)
+
+
+def start(module: str, arguments: Sequence[str], **more: Any) -> subprocess.Popen:
+    """Start a module of ours, as `python -m` does, in a process of its own; `more` goes to Popen."""
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": path}, **more)
 
 
 def birth(pid: int) -> str:

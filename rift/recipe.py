@@ -22,6 +22,7 @@ from rift import (
     catalog,
     dataset,
     disk,
+    distributed,
     intact,
     measures,
     memory,
@@ -44,15 +45,15 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.
 PROBE = 512  # most validation images looked at after every epoch
 
 
-def execute(run: Run, lab: Lab, device: torch.device) -> None:
+def execute(run: Run, lab: Lab, device: torch.device, devices: int = 1) -> None:
     """Carry out one run and leave its result in its directory; a UserError becomes the run's end, never a lost run."""
     with run.alive():
         if run.state != "queued":  # another worker finished it between our look and our lock
             return
         attempt.begin(run, lab)
-        run.append("start", **about.worker(device))
+        run.append("start", **about.worker(device), **({"devices": devices} if devices > 1 else {}))
         try:
-            done = _execute(run, lab, device)
+            done = _execute(run, lab, device, devices)
         except UserError as error:
             attempt.end(run, state="failed", code=error.code, message=error.sentence)
         except torch.OutOfMemoryError:
@@ -72,22 +73,32 @@ def execute(run: Run, lab: Lab, device: torch.device) -> None:
                 attempt.end(run, state=done)
 
 
-def _execute(run: Run, lab: Lab, device: torch.device) -> End:
-    began = time.perf_counter() - attempt.seconds_before(run)
-    memory.reset(device.type)
+def prepare(run: Run, lab: Lab, device: torch.device) -> tuple[dataset.ImageSet, dataset.Split, Backbone, Task, train.Views]:
+    """Return a run's images, their parts, the pretrained model, the task and the views; the same from the same seed."""
     experiment, training = run.experiment, run.experiment.training
     if experiment.id != run.id:
         raise RunError("run.damaged", f"The settings in run {run.id} are not those that it is named by; start it again.")
-    run.append("stage", stage="preparing")
-    images, natural = (_whole(lab, name) for name in (experiment.data, experiment.natural))
+    images = _whole(lab, experiment.data)
     dataset.refuse_misfit(images, experiment.task, training)
     parts = dataset.parts(images, training, experiment.seed)
     train.seed_everything(experiment.seed)
     pretrained: Backbone = catalog.door("backbones", experiment.backbone.name)(**experiment.backbone.options).to(device).eval()
     task: Task = catalog.door("tasks", experiment.task.name)(images.classes, **experiment.task.options)
-    pixels, labels = images.pixels(pretrained.pixels), dataset.taught(images, parts.train, training, experiment.seed)
-    views = train.Views(pixels[parts.train], labels, training, experiment.seed, device)
+    labels = dataset.taught(images, parts.train, training, experiment.seed)
+    views = train.Views(images.pixels(pretrained.pixels)[parts.train], labels, training, experiment.seed, device)
     views.pretrained, views.cache = pretrained, lab.cache / f"views-{_views_key(experiment, pretrained, parts)}.npz"
+    return images, parts, pretrained, task, views
+
+
+def _execute(run: Run, lab: Lab, device: torch.device, devices: int) -> End:
+    began = time.perf_counter() - attempt.seconds_before(run)
+    memory.reset(device.type)
+    distributed.refuse_too_many(devices, device)
+    run.append("stage", stage="preparing")
+    images, parts, pretrained, task, views = prepare(run, lab, device)
+    experiment, training = run.experiment, run.experiment.training
+    distributed.refuse_too_many(devices, device, min(map(len, train.batches(len(views), training.batch_size, 0, 0))))
+    natural, pixels = _whole(lab, experiment.natural), images.pixels(pretrained.pixels)
     strength, tuned = experiment.strength, None
     if strength == "auto":
         tuned = trials.choose(run, pretrained, task, pixels, images, parts, device)
@@ -107,8 +118,11 @@ def _execute(run: Run, lab: Lab, device: torch.device) -> End:
     known = before.sets["validation"].embeddings[:PROBE]
     note = places.recorder(run, known, images.labels[probe], images.classes)
     evaluate = _evaluator(state, task, pixels[probe], images.labels[probe], known, note)
-    events = train.train(state, task, views, training, strength, experiment.seed, evaluate, stages)
-    ended = attempt.follow(run, lab, state, events, **({"tuned": True} if tuned else {}))
+    about_it = {"lab": str(lab.root.resolve()), "run": run.id, "step": state.step, "chosen": tuned and tuned["chosen"]}
+    with distributed.over(devices, device, "rift.assisting", about_it):
+        distributed.same(train.tensors(state))
+        events = train.train(state, task, views, training, strength, experiment.seed, evaluate, stages)
+        ended = attempt.follow(run, lab, state, events, **({"tuned": True} if tuned else {}))
     if ended != "done":
         return ended
 
@@ -137,7 +151,7 @@ def _execute(run: Run, lab: Lab, device: torch.device) -> End:
         "targets_cached": views.from_cache,
         "peak_bytes": memory.peak(device.type),
         "backbone": about.backbone(pretrained),
-        "environment": about.environment(device, training.precision),
+        "environment": about.environment(device, training.precision, devices),
     }
     _write_result(run, result, numbers)
     return "done"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
 import math
 import random
 import statistics
@@ -17,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rift import accumulate, catalog, checkpoint, stratify
+from rift import accumulate, catalog, checkpoint, distributed, stratify
 from rift.config import Experiment, Training
 from rift.errors import RunError
-from rift.model import Backbone, Classifier, Stages, Task
+from rift.model import Backbone, Classifier, Stages, Task, wide
 from rift.views import Views, autocast
 
 KEPT = ("step", "history", "parts", "halvings", "first_loss", "penalty")  # of a state, besides tensors
@@ -108,6 +107,11 @@ def set_up(experiment: Experiment, pretrained: Backbone, task: Task, views: View
     return State(classifier, regularizer, make_optimizer(classifier, regularizer, experiment.training)), stages
 
 
+def tensors(state: State) -> list[Tensor]:
+    """Return the weights and averages that training changes, in an order that is the same for equal experiments."""
+    return [one for module in (state.classifier, state.regularizer) for one in (*module.parameters(), *module.buffers())]
+
+
 def schedule(step: int, steps: int, warmup: float) -> float:
     """Return the share of the peak rate at a step: linear warm-up, then half a cosine to zero; in (0, 1]."""
     rising = max(1, round(warmup * steps))
@@ -160,10 +164,11 @@ def train(
             except (RuntimeError, MemoryError) as error:
                 if not accumulate.out_of_memory(error):
                     raise
+                distributed.tell(error)
             if values is not None:
                 break
             attempt.undo()  # only here, where nothing holds what the failed attempt computed
-            _halve(state, training, len(ids))
+            accumulate.halve(state, training.batch_size, len(ids) // distributed.size())
             yield Event("memory", {**state.halvings[-1], "exact": accumulate.exact(state.regularizer)})
         state.step, state.penalty = state.step + 1, values["penalty"]
         yield Event("step", {"step": state.step, "steps": steps, "epoch": epoch + 1, **values})
@@ -178,20 +183,6 @@ def _enter(stages: Stages, step: int, steps: int, trained: list[tuple[str, nn.Pa
         parameter.requires_grad_(name.startswith(prefixes))
     so_far = stages.until(step, steps)
     return first, last, not any(name.startswith("backbone.") and name.startswith(so_far) for name, _ in trained)
-
-
-def _halve(state: State, training: Training, images: int) -> None:
-    """Work through a batch in twice as many parts from now on; `run.memory` where that was done three times already."""
-    state.optimizer.zero_grad(set_to_none=True)
-    gc.collect()
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
-    state.parts *= 2
-    if state.parts > min(accumulate.MOST_PARTS, images):
-        tried = f", even in {state.parts // 2} parts" if state.parts > 2 else ""
-        what = f"batches of {training.batch_size} images{tried}"
-        raise RunError("run.memory", f"The device has too little memory for {what}; try a smaller batch_size.")
-    state.halvings.append({"step": state.step + 1, "parts": state.parts, "images_at_once": math.ceil(images / state.parts)})
 
 
 def _step(
@@ -219,7 +210,9 @@ def _step(
             if frozen and not classifier.reads_tokens:  # a frozen backbone computes what the pretrained one did: it is cached
                 embeddings = views.embeddings[view, some]
                 return embeddings, classifier.head(embeddings)
-            return classifier(images if state.parts == 1 else views.images(some, view))
+            own = distributed.mine(some)
+            found = classifier(images if len(images) == len(own) else views.images(own, view))
+            return distributed.whole(found[0], len(some)), distributed.whole(found[1], len(some))
 
     def task_loss_of(outputs: Tensor) -> Tensor:
         with autocast(device, training.precision):
@@ -227,9 +220,10 @@ def _step(
 
     def penalty_of(embeddings: Tensor, some: np.ndarray) -> Tensor:
         targets = views.targets(blocks)[view, some] if state.regularizer.needs_targets else None
-        return state.regularizer(embeddings.float(), targets)
+        return state.regularizer(wide(embeddings), targets)
 
-    images = views.images(ids, view) if state.parts == 1 or task.errors else torch.empty(0)
+    seen = ids if task.errors else distributed.mine(ids)
+    images = views.images(seen, view) if state.parts == 1 or task.errors else torch.empty(0)
     if state.regularizer.needs_targets:
         views.targets(blocks)  # before the clock runs
     began = _now(device)
@@ -256,6 +250,7 @@ def _step(
 
 def _update(state: State, training: Training, parameters: list[Tensor], loss: float, more: float) -> Tensor:
     """Clip the gradient, move the weights and return its norm; `run.diverged` where it is none, and the weights stay."""
+    distributed.average(parameters)
     norm = nn.utils.clip_grad_norm_(parameters, training.clip)
     first = state.first_loss = loss if state.first_loss is None else state.first_loss
     what = "the loss is" if not math.isfinite(loss + more) else "a gradient is" if not math.isfinite(float(norm)) else ""

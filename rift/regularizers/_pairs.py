@@ -5,12 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rift.model import wide
+
 
 def pair(embeddings: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return both `(b, d)` as float32, the targets without gradient; ValueError where there are no targets."""
+    """Return both `(b, d)` in float32, or wider, the targets without gradient; ValueError where there are no targets."""
     if targets is None:
         raise ValueError("this penalty compares with targets: the pretrained embeddings (b, d) of the same views")
-    return embeddings.float(), targets.detach().float()
+    embeddings = wide(embeddings)
+    return embeddings, targets.detach().to(embeddings.dtype)
 
 
 def zero(embeddings: Tensor) -> Tensor:

@@ -24,8 +24,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from rift import distributed
 from rift.errors import DataError, SettingError
-from rift.model import Backbone
+from rift.model import Backbone, wide
 from rift.regularizers._pairs import flat, pair, variances
 
 
@@ -98,7 +99,7 @@ class FeatureL2(nn.Module):
     def _activations(self, block: int, place: Tensor) -> Tensor:
         """Return what the block put out; a frozen backbone is not run in a step and puts out what the pretrained one did."""
         if block in self._seen:
-            return self._seen[block].float()
+            return wide(distributed.whole(self._seen[block], len(place)))
         if self._trains():
             raise ValueError("the activations of this batch are not here: run the finetuned backbone on it first")
         return place

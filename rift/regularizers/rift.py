@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 
 from rift.errors import DataError, SettingError
-from rift.model import Backbone
+from rift.model import Backbone, wide
 from rift.regularizers._pairs import covariance_of, flat, moments, pair, zero
 
 MAPS = {"running": ("identity", "learned", "spectrum"), "batch": ("identity", "learned", "procrustes")}
@@ -93,7 +93,7 @@ class Running(nn.Module):
         if len(embeddings) < 2:
             return zero(embeddings)
         with torch.autocast(embeddings.device.type, enabled=False):
-            covariance, mean = covariance_of(embeddings.float())
+            covariance, mean = covariance_of(wide(embeddings))
             covariance = self._follow(self.covariance, covariance)
             shift = self._follow(self.average, mean) if self.mean else None
             if self.spectrum is not None:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rift import api, catalog, comparison, following, measures, service
+from rift import api, catalog, comparison, following, jobs, measures, service
 from rift.config import Choice
 from rift.errors import UserError
 from rift.orders import Order
@@ -59,7 +59,7 @@ def arms(lab: Lab, case: Case, data: Path, task: str, device: str, workers: int)
         name = service.place(lab, order, source=case.pack)
         several = service.arms(lab, name)
         names = {run.id: f"{case.title}, {task}, {method}, {arm.name}" for arm in several for run in arm.runs}
-        following.finish(lab, service.runs(several), names, device, workers, lambda text: None)
+        following.finish(lab, service.runs(several), names, jobs.Workers(device, workers), lambda text: None)
         found += several
     return found
 

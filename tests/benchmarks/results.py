@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rift import api, comparison, dataset, following, service
+from rift import api, comparison, dataset, following, jobs, service
 from rift.comparison import Arm
 from rift.orders import Order, experiments
 from rift.runs import ENDED, Lab, Run, write_bytes, write_json
@@ -113,7 +113,9 @@ def train(lab: Lab, case: Case, data: Path, device: str, workers: int) -> None:
         names = {run.id: f"{case.title}: {arm.name}, seed {run.experiment.seed}" for arm in arms for run in arm.runs}
         runs |= {run.id: (run, names[run.id]) for run in service.runs(arms)}
     say = lambda text: print(text, file=sys.stderr, flush=True)  # noqa: E731
-    following.finish(lab, [run for run, _ in runs.values()], {id: name for id, (_, name) in runs.items()}, device, workers, say)
+    following.finish(
+        lab, [run for run, _ in runs.values()], {id: name for id, (_, name) in runs.items()}, jobs.Workers(device, workers), say
+    )
 
 
 def document(lab: Lab, case: Case, data: Path) -> dict[str, Any] | None:
@@ -145,7 +147,7 @@ def check(stored: dict[str, Any], data: Path, weights: Path | None, count: int, 
             images, natural = sets(case, data, lab)
             found = {one.id: one for o in orders(case, images.digest, natural.digest) for _, by in experiments(o) for one in by}
             again = lab.submit(found[run["run"]])
-            following.finish(lab, [again], {again.id: f"{name}: {arm['name']}"}, device, 1, lambda text: None)
+            following.finish(lab, [again], {again.id: f"{name}: {arm['name']}"}, jobs.Workers(device), lambda text: None)
             numbers = (again.result() or {})["numbers"]
             gaps = {key: abs(numbers[key] - run[key]) for key in results_page.COLUMNS if run.get(key) is not None}
             same = max(gaps.values()) < 1e-6

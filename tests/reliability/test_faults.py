@@ -279,14 +279,14 @@ def test_the_command_line_starts_another_worker_where_one_was_killed_but_not_for
 
     monkeypatch.setattr(jobs, "start_worker", dying)
     (lab.root / "worker.log").write_text("")
-    following.finish(lab, [run], {run.id: "rift"}, "cpu", 1, said.append)
-    assert len(begun) == 1 + following.MOST_AGAIN and any("another one goes on" in one for one in said)
+    following.finish(lab, [run], {run.id: "rift"}, jobs.Workers("cpu"), said.append)
+    assert len(begun) == 1 + jobs.Workers.again and any("another one goes on" in one for one in said)
     assert run.state == "lost", "and then a person has to look"
     lab.requeue(run)
     begun.clear()
     monkeypatch.setattr(jobs, "start_worker", lambda *more: begun.append(1) or faults_process(1))
     with pytest.raises(RuntimeError, match="the worker ended with 1"):
-        following.finish(lab, [run], {run.id: "rift"}, "cpu", 1, said.append)
+        following.finish(lab, [run], {run.id: "rift"}, jobs.Workers("cpu"), said.append)
     assert len(begun) == 1, "a worker that fails by itself would fail again"
 
 

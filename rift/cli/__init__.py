@@ -14,7 +14,31 @@ from typing import Annotated, Any
 import typer
 
 from rift.catalog import strengths as numbers
-from rift.errors import RunError, SettingError, UserError
+from rift.cli._options import (
+    Arms,
+    Backbone,
+    Cluster,
+    Data,
+    Device,
+    Devices,
+    Epochs,
+    Json,
+    LabFolder,
+    LeaveOutSmall,
+    Methods,
+    Natural,
+    OrLocal,
+    Out,
+    Patients,
+    Regularizers,
+    Seeds,
+    Sets,
+    Task,
+    Workers,
+    pairs,
+    training,
+)
+from rift.errors import RunError, UserError
 
 app = typer.Typer(
     name="rift",
@@ -27,30 +51,6 @@ app = typer.Typer(
 
 # typer carries its own copy of click and does not export the parent of its usage errors
 UsageError: type[Any] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
-
-Data = Annotated[str, typer.Argument(help="zip or folder of class folders, CSV + images, MedMNIST .npz, or sample:NAME")]
-Out = Annotated[Path, typer.Option("--out", help="folder for comparison.json, report.html and the lab")]
-Backbone = Annotated[str, typer.Option("--backbone", help="NAME or NAME:key=value,key=value")]
-Methods = Annotated[list[str] | None, typer.Option("--method", help="NAME or NAME:key=value; may be repeated (default full)")]
-Regularizers = Annotated[
-    list[str] | None, typer.Option("--regularizer", help="NAME or NAME:key=value; may be repeated (default rift)")
-]
-Arms = Annotated[
-    list[str] | None,
-    typer.Option("--arm", help="METHOD+REGULARIZER@STRENGTH: one arm of up to six, instead of the three above; to be repeated"),
-]
-Patients = Annotated[
-    str, typer.Option("--patients", help="which images belong together: auto, none, column:NAME, prefix:_, prefix:- or folder")
-]
-Epochs = Annotated[int | None, typer.Option("--epochs", help="passes over the training images")]
-Seeds = Annotated[int, typer.Option("--seeds", min=1, max=100, help="how many seeds; every arm is trained once from each")]
-Sets = Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE: a training setting, or preset=NAME; may be repeated")]
-Natural = Annotated[str, typer.Option("--natural", help="bundled, a name of `list natural`, or a zip of folders named by label")]
-LeaveOutSmall = Annotated[bool, typer.Option("--leave-out-small", help="leave out classes with fewer than three images")]
-Task = Annotated[str | None, typer.Option("--task", help="a name from `list tasks` (default: what the labels ask for)")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda")]
-LabFolder = Annotated[Path | None, typer.Option("--lab", help="folder of runs and caches (default OUT/lab)")]
-Json = Annotated[bool, typer.Option("--json", help="print the result document alone on standard output")]
 
 
 @app.command()
@@ -70,13 +70,14 @@ def compare(
     patients: Patients = "auto",
     task: Task = None,
     device: Device = "auto",
+    devices: Devices = 1,
     lab: LabFolder = None,
     json_: Json = False,
 ) -> None:
     """Finetune with and without the regularizer, and write OUT/comparison.json and OUT/report.html."""
     from rift import api
 
-    _compare(locals(), numbers("--strength", strength), api.compare, arms=arm or [], patients=patients)
+    _compare(locals(), numbers("--strength", strength), api.compare, arms=arm or [], patients=patients, devices=devices)
 
 
 @app.command()
@@ -94,18 +95,26 @@ def sweep(
     leave_out_small: LeaveOutSmall = False,
     task: Task = None,
     device: Device = "auto",
+    devices: Devices = 1,
     lab: LabFolder = None,
-    workers: Annotated[int, typer.Option("--workers", min=1, max=64, help="worker processes at once")] = 1,
-    cluster: Annotated[str, typer.Option("--cluster", help="local")] = "local",
+    workers: Workers = None,
+    cluster: Cluster = "local",
+    or_local: OrLocal = False,
     json_: Json = False,
 ) -> None:
     """Compare several strengths: the arms are method × regularizer × strength; writes OUT/{sweep.json,table.csv,report.html}."""
-    if cluster != "local":
-        raise SettingError("setting.range", f"--cluster {cluster!r} is not available; this version knows local.")
-
+    from rift import cluster as machines
     from rift import sweeping
 
-    _compare(locals(), numbers("--strengths", strengths), sweeping.sweep, workers=workers)
+    try:
+        machines.connect(cluster)
+    except RunError as error:
+        if not (or_local or _agrees(error)):
+            raise
+        _say(f"{error.sentence} Working on this machine instead.")
+        cluster = "local"
+    who = {"workers": workers, "devices": devices, "cluster": cluster}
+    _compare(locals(), numbers("--strengths", strengths), sweeping.sweep, **who)
 
 
 @app.command()
@@ -124,7 +133,7 @@ def calibrate(
     """Compare many seeds of one arm with themselves: how often do the tests call a difference that is none, or miss one?"""
     from rift import calibration
 
-    more = {"training": _training(set_, epochs), "natural": natural, "device": device, "lab": lab, "say": _say}
+    more = {"training": training(set_, epochs), "natural": natural, "device": device, "lab": lab, "say": _say}
     found = calibration.run(data, out, method=method, seeds=seeds, **more)
     _print(found, json_, calibration.table(found))
 
@@ -156,7 +165,7 @@ def measure(
     """Measure one diagnostic on a finished run: again with other settings, or for the first time where it needs the models."""
     from rift import api
 
-    document = api.measure(run, diagnostic, _pairs(set_), lab=lab, device=device, say=_say)
+    document = api.measure(run, diagnostic, pairs(set_), lab=lab, device=device, say=_say)
     values = next(iter(document["runs"].values())).items()
     lines = [f"{key}: {value}" for key, value in values if not isinstance(value, list)]
     _print(document, json_, "\n".join([*lines, api.sentence(document)]))
@@ -231,13 +240,14 @@ def example(
 def work(
     lab: Annotated[Path, typer.Argument()],
     device: Device = "auto",
+    devices: Devices = 1,
     run: Annotated[list[str] | None, typer.Option("--run")] = None,
 ) -> None:
     """Be a worker process: execute a lab's queued runs until none is left."""
     from rift import jobs
     from rift.runs import Lab
 
-    jobs.work(Lab(lab), device, run)
+    jobs.work(Lab(lab), device, run, devices)
 
 
 def _compare(asked: dict[str, Any], strengths: list[Any], job: Callable[..., dict[str, Any]], **more: Any) -> None:
@@ -246,22 +256,13 @@ def _compare(asked: dict[str, Any], strengths: list[Any], job: Callable[..., dic
     same |= {
         key: asked[key] for key in ("data", "out", "backbone", "seeds", "natural", "leave_out_small", "task", "device", "lab")
     }
-    result = job(**same, strengths=strengths, training=_training(asked["set_"], asked["epochs"]), say=_say, **more)
+    result = job(**same, strengths=strengths, training=training(asked["set_"], asked["epochs"]), say=_say, **more)
     _print(result, asked["json_"], f"The report is {asked['out'] / 'report.html'}.")
 
 
-def _training(sets: list[str] | None, epochs: int | None) -> dict[str, Any]:
-    return _pairs(sets) | ({"epochs": epochs} if epochs is not None else {})
-
-
-def _pairs(sets: list[str] | None) -> dict[str, str]:
-    pairs = {}
-    for item in sets or []:
-        key, equals, value = item.partition("=")
-        if not equals:
-            raise SettingError("setting.unknown", f"--set {item!r} is not NAME=VALUE.")
-        pairs[key.strip()] = value.strip()
-    return pairs
+def _agrees(error: RunError) -> bool:
+    """Whether the person at the terminal, if there is one, wants this machine to do what a cluster cannot."""
+    return sys.stdin.isatty() and typer.confirm(f"{error.sentence} Work on this machine instead?", err=True)
 
 
 def _print(document: Any, as_json: bool, text: str) -> None:
