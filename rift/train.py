@@ -216,7 +216,7 @@ def _step(
 
     def forward(some: np.ndarray) -> tuple[Tensor, Tensor]:
         with autocast(device, training.precision):
-            if frozen and not classifier.reads_tokens:  # a frozen backbone computes what the pretrained one did: it is cached
+            if cached:
                 embeddings = views.embeddings[view, some]
                 return embeddings, classifier.head(embeddings)
             return classifier(images if state.parts == 1 else views.images(some, view))
@@ -229,7 +229,8 @@ def _step(
         targets = views.targets(blocks)[view, some] if state.regularizer.needs_targets else None
         return state.regularizer(embeddings.float(), targets)
 
-    images = views.images(ids, view) if state.parts == 1 or task.errors else torch.empty(0)
+    cached = frozen and not classifier.reads_tokens  # a frozen backbone computes what the pretrained one did
+    images = views.images(ids, view) if task.errors or (state.parts == 1 and not cached) else torch.empty(0)
     if state.regularizer.needs_targets:
         views.targets(blocks)  # before the clock runs
     began = _now(device)

@@ -52,7 +52,8 @@ class Template:
         events, result = self._files[one.regularizer.name]
         if state == "queued":
             return Run(path)
-        (path / "events.jsonl").write_bytes(events if state == "done" else events[: events.rindex(b"\n", 0, len(events) // 2) + 1])
+        half = events[: events.rindex(b"\n", 0, len(events) // 2) + 1]
+        (path / "events.jsonl").write_bytes(events if state == "done" else half)
         (path / "lock").touch()
         run = Run(path)
         if state == "done":
@@ -75,7 +76,7 @@ def grown(root: Path, template: Template, runs: int) -> Lab:
 
 
 def visited(root: Path, template: Template, visitors: int, each: int) -> tuple[Lab, Sequence[Lab]]:
-    """Return a public server's lab, and those of its visitors: each has one comparison that waits, of two runs, and older ones."""
+    """Return a public server's lab, and those of its visitors: each has one comparison of two runs that waits, and older."""
     host, labs = Lab(root), []
     for visitor in range(visitors):
         lab = Lab(root / VISITORS / name_of(f"{visitor:032x}"))
@@ -86,5 +87,3 @@ def visited(root: Path, template: Template, visitors: int, each: int) -> tuple[L
             template.comparison(lab, 1000 * visitor + number, "queued" if number == each else "done", seeds=1)
         labs.append(lab)
     return host, labs
-
-
