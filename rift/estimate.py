@@ -147,12 +147,12 @@ def step_milliseconds(lab: Lab, experiment: Experiment, device: str = "") -> flo
 def _steps(lab: Lab, experiments: Sequence[Experiment], device: str = "") -> dict[tuple[str, ...], float | None]:
     """Return the same of several by their keys; the lab is looked through once, whatever their number."""
     runs = lab.runs() if experiments else []
-    facts = [one for run in runs if (one := _facts(run)) and device in ("", one.device) and one.step is not None]
+    facts = [one for run in runs if (one := _facts(run)) and device in ("", one.device)]
     found: dict[tuple[str, ...], float | None] = {}
     for experiment in experiments:
         if (key := _key(experiment)) in found:
             continue
-        known = [one.step for one in facts if one.key == key]
+        known = [one.step for one in facts if one.key == key and one.step is not None]
         probed = not known and experiment.backbone.name == "embedded" and device != "cuda"
         found[key] = _probe(experiment.training.batch_size) if probed else float(np.median(known[-8:])) if known else None
     return found

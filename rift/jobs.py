@@ -103,8 +103,8 @@ def ensure_worker(lab: Lab, device: str = "auto") -> None:
     _started[:] = [process for process in _started if process.poll() is None]  # the ended ones are reaped here
     if device == IN_EVENT:
         return
-    jobs = itertools.chain(reversed(lab.runs()), measurement.queue(lab))  # what waits is mostly new
-    if not any(job.state == "queued" for job in jobs):
+    waits = any(run.state == "queued" for run in reversed(lab.runs()))  # what waits is mostly new
+    if not waits and not any(one.state == "queued" for one in measurement.queue(lab)):
         return
     mark = lab.host / "starting"
     try:

@@ -184,6 +184,7 @@ def test_linear_neither_draws_a_view_nor_runs_the_backbone_while_it_trains(lab, 
     assert run.state == "done", run.end()
 
 
+@pytest.mark.slow
 def test_the_benchmark_finds_what_it_is_to_find(tmp_path):
     document = scale.measure(scale.QUICK)
     page = scale.table(document)
