@@ -156,6 +156,7 @@ def counted(monkeypatch) -> Counter:
     return seen
 
 
+@pytest.mark.slow
 def test_no_picture_goes_through_the_pretrained_model_twice(lab, tmp_path, monkeypatch):  # noqa: F811
     seen = counted(monkeypatch)
     kept = []  # so that no module gets the number of one that is gone
@@ -173,6 +174,7 @@ def test_no_picture_goes_through_the_pretrained_model_twice(lab, tmp_path, monke
     assert len(seen) == raw + 2 * trained and set(seen.values()) == {1}
 
 
+@pytest.mark.slow
 def test_linear_neither_draws_a_view_nor_runs_the_backbone_while_it_trains(lab, tmp_path, monkeypatch):  # noqa: F811
     other = Lab(tmp_path / "lab")
     other.data.rmdir()
