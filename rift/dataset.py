@@ -76,7 +76,7 @@ class ImageSet:
         """Return one image `(size, size, 3)`, uint8 or uint16; only this one is decoded. Raises IndexError for a wrong index."""
         if not 0 <= index < len(self):
             raise IndexError(index)
-        stored = json.loads((self.folder / "manifest.json").read_text())
+        stored = intact.manifest(self.folder)
         with self._blobs() as file:
             return images.fit(images.read(intact.picture(file, stored, index), depth=stored["depth"]).pixels, size)
 

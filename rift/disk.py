@@ -126,14 +126,25 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def stamp(path: str | Path) -> tuple[int, ...] | None:
+    """Return what changes when a file does, None where there is none: what is remembered of a file is remembered with this.
+
+    Its number, size, and two times: that of its content can be set back, that of its entry (ctime) cannot.
+    """
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
 def known_sha256(path: Path) -> str:
-    """Return the same, computed once for as long as time and size of the file stay."""
-    stat = path.stat()
-    return _known(path, stat.st_mtime_ns, stat.st_size)
+    """Return the same, computed once for as long as the file stays as it is; FileNotFoundError where there is none."""
+    return _known(path, stamp(path))
 
 
 @lru_cache(maxsize=4096)
-def _known(path: Path, time: int, size: int) -> str:
+def _known(path: Path, stamp: tuple[int, ...] | None) -> str:
     return sha256(path)
 
 

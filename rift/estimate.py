@@ -41,8 +41,9 @@ def sizes(medical: ImageSet, natural: ImageSet, parts: Split) -> Sizes:
 
 def seconds(lab: Lab, experiments: Sequence[Experiment], sizes: Sizes, device: str = "") -> float | None:
     """Return the time that these runs take, start and the pretrained model's pass included, or None where nothing was timed."""
-    each = [_run_seconds(one, step_milliseconds(lab, one, device), sizes) for one in experiments]
-    first = step_milliseconds(lab, experiments[0], device)
+    timed = _steps(lab, experiments, device)
+    each = [_run_seconds(one, timed[_key(one)], sizes) for one in experiments]
+    first = timed[_key(experiments[0])]
     if first is None or None in each:
         return None
     return START_SECONDS + sum(filter(None, each)) + _forward_seconds(experiments[0], first) * (sizes.total + sizes.natural)
@@ -140,11 +141,21 @@ def step_milliseconds(lab: Lab, experiment: Experiment, device: str = "") -> flo
 
     Where a device (cpu or cuda) is named, only runs on it count; a step is timed on the CPU alone.
     """
-    key, facts = _key(experiment), filter(None, map(_facts, lab.runs()))
-    known = [one.step for one in facts if one.key == key and device in ("", one.device) and one.step is not None]
-    if known:
-        return float(np.median(known[-8:]))
-    return _probe(experiment.training.batch_size) if experiment.backbone.name == "embedded" and device != "cuda" else None
+    return _steps(lab, [experiment], device)[_key(experiment)]
+
+
+def _steps(lab: Lab, experiments: Sequence[Experiment], device: str = "") -> dict[tuple[str, ...], float | None]:
+    """Return the same of several by their keys; the lab is looked through once, whatever their number."""
+    runs = lab.runs() if experiments else []
+    facts = [one for run in runs if (one := _facts(run)) and device in ("", one.device)]
+    found: dict[tuple[str, ...], float | None] = {}
+    for experiment in experiments:
+        if (key := _key(experiment)) in found:
+            continue
+        known = [one.step for one in facts if one.key == key and one.step is not None]
+        probed = not known and experiment.backbone.name == "embedded" and device != "cuda"
+        found[key] = _probe(experiment.training.batch_size) if probed else float(np.median(known[-8:])) if known else None
+    return found
 
 
 def _key(experiment: Experiment) -> tuple[str, ...]:
@@ -242,12 +253,14 @@ def seconds_left(
     for run, state in zip(runs, states, strict=True):
         if state not in ENDED and (newest := run.last_events("step", NEWEST_STEPS)):
             timed[_key(run.experiment)] = float(np.median([one["milliseconds"] for one in newest]))
+    left = [run.experiment for run, state in zip(runs, states, strict=True) if state not in ENDED and state != "evaluating"]
+    known = _steps(lab, [one for one in left if _key(one) not in timed]) | timed
     total = 0.0
     for run, state, event in zip(runs, states, events, strict=True):
         if state in ENDED or state == "evaluating":
             continue
         experiment = run.experiment
-        step = timed.get(_key(experiment)) or step_milliseconds(lab, experiment)
+        step = known[_key(experiment)]
         whole = _run_seconds(experiment, step, sizes)
         if step is None or whole is None:
             return None

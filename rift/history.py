@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rift import comparison, dataset, jobs, measurement, naming, service, trained
+from rift import comparison, dataset, disk, jobs, measurement, naming, service, trained
 from rift.errors import RunError, UserError
 from rift.runs import ENDED, Lab, Run
 
@@ -65,14 +65,14 @@ def entry(home: str, lab: Lab, name: str) -> Entry:
     found = service.runs(service.arms(lab, name))
     states = [run.state for run in found]
     order = lab.comparisons / name / "order.json"
-    files = [order, order.with_name("label.json"), *(run.path / "result.json" for run in found)]
-    title, images, arms, seeds, created, pinned = _derived(lab.root, name, tuple(map(_changed, files)))
+    files = [f"{order}", f"{order.parent}/label.json", *(f"{run.path}/result.json" for run in found)]
+    title, images, arms, seeds, created, pinned = _derived(lab.root, name, tuple(map(disk.stamp, files)))
     return Entry(home, name, title, images, arms, seeds, state_of(states), created, pinned)
 
 
-@lru_cache(maxsize=2048)
-def _derived(root: Path, name: str, stamp: tuple[int, ...]) -> tuple[Any, ...]:
-    """Return all of a row but its state; `stamp` are the times at which its files changed."""
+@lru_cache(maxsize=8192)
+def _derived(root: Path, name: str, stamps: tuple[tuple[int, ...] | None, ...]) -> tuple[Any, ...]:
+    """Return all of a row but its state; `stamps` are those of its files."""
     lab = Lab(root)
     order, label = service.order_of(lab, name)[0], naming.label_of(lab, name)
     try:
@@ -92,13 +92,6 @@ def _numbers(runs: Sequence[Run], metrics: Iterable[str]) -> dict[str, float | N
         values = [one[metric] for one in done if one.get(metric) is not None]
         found[metric] = sum(values) / len(values) if values else None
     return found
-
-
-def _changed(path: Path) -> int:
-    try:
-        return path.stat().st_mtime_ns
-    except FileNotFoundError:
-        return 0
 
 
 def state_of(states: Sequence[str]) -> str:

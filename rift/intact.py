@@ -27,6 +27,18 @@ def sum_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:32]
 
 
+def manifest(folder: Path) -> Mapping[str, Any]:
+    """Return a set's manifest, for one picture after another: of many images it is large, and read again only when it changed."""
+    found = (folder / "manifest.json").stat()
+    return _manifest(folder / "manifest.json", (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+
+
+@functools.lru_cache(maxsize=4)
+def _manifest(path: Path, stamp: tuple[int, ...]) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = json.loads(path.read_bytes())
+    return found
+
+
 def seal(manifest: Mapping[str, Any]) -> str:
     """Return the sum of what a manifest says of its images, all but the name, the report and what can be chosen."""
     return digest({key: manifest.get(key) for key in SEALED})

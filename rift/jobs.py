@@ -9,12 +9,13 @@ import itertools
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
@@ -26,6 +27,7 @@ START_SECONDS = 15.0  # a worker that died while it was starting is not replaced
 SERVED = "served"  # a file of a lab whose age is the time since the worker took up something of it
 IN_EVENT = "in-event"  # the device of a page that does the work itself, as `lending` has it
 ENDED_FROM_OUTSIDE = {0, -signal.SIGTERM, -signal.SIGKILL}  # 0: it was asked to end, saved and left its runs in the queue
+LINE_TIMES = 9.0  # so that looking takes a tenth of the server's time at most, however many visitors there are
 STOP_SECONDS = 0.8  # a step may take longer than a person waits; then the process is ended and the checkpoint stands
 
 
@@ -133,8 +135,8 @@ def ensure_worker(lab: Lab, device: str = "auto") -> None:
     _started[:] = [process for process in _started if process.poll() is None]  # the ended ones are reaped here
     if device == IN_EVENT:
         return
-    states = [*(run.state for run in lab.runs()), *(one.state for one in measurement.queue(lab))]
-    if "queued" not in states:
+    waits = any(run.state == "queued" for run in reversed(lab.runs()))  # what waits is mostly new
+    if not waits and not any(one.state == "queued" for one in measurement.queue(lab)):
         return
     mark = lab.host / "starting"
     try:
@@ -160,16 +162,39 @@ def next_run(lab: Lab, ids: list[str] | None = None) -> Run | None:
 def ahead(lab: Lab, mine: Collection[str]) -> set[str]:
     """Return the runs of others that the queue takes up before the first of mine."""
     before = itertools.takewhile(lambda run: run.id not in mine, lab.runs())
-    others = {name for other in lab.neighbors() if other.root != lab.root and (name := _first(other, lab))}
-    return {run.id for run in before if run.state not in ENDED} | others
+    own, since = lab.root.name, served(lab)
+    others = (one for one in _line(lab) if one.owner != own and (one.at_work or one.served <= since))
+    return {run.id for run in before if run.state not in ENDED} | {f"{one.owner}/{one.run}" for one in others}
 
 
-def _first(other: Lab, lab: Lab) -> str:
-    """Return the run of another visitor that is at work, or that waits and comes before the next one of this lab; else ""."""
-    for run in other.runs():
-        if (state := run.state) not in ENDED:
-            return f"{other.root.name}/{run.id}" if state != "queued" or served(other) <= served(lab) else ""
-    return ""
+class _Waiting(NamedTuple):
+    """The first run of a visitor that is at work or waits."""
+
+    owner: str  # name of the lab's folder
+    run: str
+    at_work: bool
+    served: float
+
+
+_lines: dict[Path, tuple[float, list[_Waiting]]] = {}  # by the server's folder: until when it holds, and the line
+_looking = threading.Lock()
+
+
+def _line(lab: Lab) -> list[_Waiting]:
+    """Return who has something to do on a public server. A thousand pages ask every second, and one look serves all of them:
+
+    it is remembered for LINE_TIMES as long as it took, which on a server with few visitors is no time at all.
+    """
+    with _looking:
+        until, line = _lines.get(lab.host, (0.0, []))
+        if (began := time.monotonic()) >= until:
+            labs = lab.neighbors()
+            labs = labs if len(labs) > 1 else []  # in one's own lab nobody else waits
+            firsts = ((one, next((run for run in one.runs() if run.state not in ENDED), None)) for one in labs)
+            line = [_Waiting(one.root.name, run.id, run.state != "queued", served(one)) for one, run in firsts if run]
+            now = time.monotonic()
+            _lines[lab.host] = now + LINE_TIMES * (now - began), line
+        return line
 
 
 def stop(job: Run | measurement.Measurement) -> None:

@@ -120,7 +120,7 @@ def arms(lab: Lab, name: str) -> list[Arm]:
     return [replace(arm, runs=tuple(lab.run(id) for id in ids)) for arm, ids in _run_ids(lab.root, name)]
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=8192)
 def _run_ids(root: Path, name: str) -> list[tuple[Arm, list[str]]]:
     """Return the ids of each arm's runs; an order never changes, so its hashes are computed once."""
     return [(arm, [one.id for one in by_seed]) for arm, by_seed in experiments(order_of(Lab(root), name)[0])]
@@ -280,7 +280,7 @@ def _sets(lab: Lab, order: Order) -> tuple[ImageSet, ImageSet, Split]:
     return medical, natural, parts(medical, order.training, 0)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=8192)
 def sizes(root: Path, name: str) -> estimate.Sizes:
     """Return how many images a comparison of the lab at `root` has, as an estimate needs it."""
     lab = Lab(root)

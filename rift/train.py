@@ -207,7 +207,7 @@ def _step(
 
     def forward(some: np.ndarray) -> tuple[Tensor, Tensor]:
         with autocast(device, training.precision):
-            if frozen and not classifier.reads_tokens:  # a frozen backbone computes what the pretrained one did: it is cached
+            if cached:
                 embeddings = views.embeddings[view, some]
                 return embeddings, classifier.head(embeddings)
             own = distributed.mine(some)
@@ -222,8 +222,9 @@ def _step(
         targets = views.targets(blocks)[view, some] if state.regularizer.needs_targets else None
         return state.regularizer(wide(embeddings), targets)
 
+    cached = frozen and not classifier.reads_tokens  # a frozen backbone computes what the pretrained one did
     seen = ids if task.errors else distributed.mine(ids)
-    images = views.images(seen, view) if state.parts == 1 or task.errors else torch.empty(0)
+    images = views.images(seen, view) if task.errors or (state.parts == 1 and not cached) else torch.empty(0)
     if state.regularizer.needs_targets:
         views.targets(blocks)  # before the clock runs
     began = _now(device)

@@ -1,0 +1,112 @@
+"""Run `python -m tests.benchmarks.start [--rounds N] [--out FILE.json]`: where the time from Start to the first step goes.
+
+Every round, in a new lab, is a comparison of `none` and `rift` with the embedded model on the drawn phantoms, by a worker of its
+own as the page starts it, and then a second comparison on the same images, which finds the caches full. The second arm of each is
+what a worker does whose libraries are imported. Goals, reported and never asserted: the first step of such a worker within 1 s,
+and a second comparison on the same images trains within 2 s. When the app answers is measured by `tests.benchmarks.app`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from rift import catalog, jobs, service
+from rift.config import Choice, Training
+from rift.orders import Order
+from rift.runs import ENDED, Lab, Run
+
+GOALS = {"first step, libraries imported, caches full": 1.0, "second comparison trains": 2.0}
+IMPORTS = ("torch", "timm", "rift.recipe", "rift.jobs")  # each in a process of its own, what it imports itself included
+ARMS = ("first comparison, new process", "its second arm", "second comparison, new process", "its second arm, caches full")
+
+
+def parts(run: Run, started: float) -> dict[str, float]:
+    """Return the seconds until a worker has the run, from there to its training, to its first step, and all of it."""
+    first: dict[str, float] = {}
+    for event in run.events():
+        first.setdefault(str(event.get("stage") or event["event"]), event["clock"])
+    marks = [started, first["start"], first["training"], first["step"]]
+    spans = {"process": marks[1] - marks[0], "preparing": marks[2] - marks[1], "step": marks[3] - marks[2]}
+    return {name: round(seconds, 3) for name, seconds in {**spans, "whole": marks[3] - marks[0]}.items()}
+
+
+def order(lab: Lab, learning_rate: float) -> Order:
+    """Return the default comparison of the drawn phantoms; another rate is another comparison of the same images and views."""
+    data = catalog.door("samples", "phantoms")(lab.data)
+    natural = catalog.door("natural", "bundled")(lab.data)
+    training = Training(epochs=1, learning_rate=learning_rate)
+    return Order(data=data.digest, natural=natural.digest, regularizers=(Choice(name="rift"),), training=training)
+
+
+def trained(lab: Lab, rate: float) -> list[dict[str, float]]:
+    """Start one comparison and return the parts of each of its runs, in the order in which they are trained."""
+    asked = order(lab, rate)
+    (lab.root / "starting").unlink(missing_ok=True)
+    began = time.monotonic()
+    name = service.start(lab, asked, device="cpu")
+    found = []
+    for run in service.runs(service.arms(lab, name)):
+        while run.state not in ENDED:
+            time.sleep(0.05)
+        if run.state != "done":
+            raise RuntimeError(f"run {run.id} ended: {run.end()}")
+        found.append(parts(run, began))
+        began = run.events()[-1]["clock"]
+    for process in jobs._started:
+        process.wait()
+    return found
+
+
+def imports() -> dict[str, float]:
+    """Return the processor seconds of importing each library in a new process."""
+    code = "import sys, time, importlib; importlib.import_module(sys.argv[1]); print(time.process_time())"
+    said = {
+        name: subprocess.run([sys.executable, "-c", code, name], capture_output=True, text=True, check=True) for name in IMPORTS
+    }
+    return {name: round(float(one.stdout), 2) for name, one in said.items()}
+
+
+def measure(rounds: int) -> dict[str, Any]:
+    """Measure some rounds; returns the document, of each part the median."""
+    times: dict[str, list[dict[str, float]]] = {name: [] for name in ARMS}
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            lab = Lab(Path(folder) / "lab")
+            try:
+                for name, one in zip(ARMS, [*trained(lab, 3e-4), *trained(lab, 2e-4)], strict=True):
+                    times[name].append(one)
+            finally:
+                for process in jobs._started:  # where a round is cut off, its worker goes with it
+                    process.terminate()
+                    process.wait()
+    medians = {
+        name: {part: round(statistics.median(one[part] for one in several), 3) for part in several[0]}
+        for name, several in times.items()
+    }
+    return {"imports_processor_seconds": imports(), "rounds": times, "medians": medians}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path)
+    chosen = parser.parse_args()
+    machine = {"processor": platform.machine(), "cores": os.cpu_count(), "load_before": os.getloadavg()[0]}
+    text = json.dumps({"machine": machine, "goals": GOALS, **measure(chosen.rounds)}, indent=1)
+    print(text)
+    if chosen.out:
+        chosen.out.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
