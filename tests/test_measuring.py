@@ -220,7 +220,7 @@ def test_the_worker_takes_measurements_first_and_the_examples_too(here, monkeypa
         done.append(asked.id)
         asked.append("end", state="done", errors=[])
 
-    def execute(run, lab, device):
+    def execute(run, lab, device, devices):
         done.append(run.id)
         shutil.rmtree(run.path)
 

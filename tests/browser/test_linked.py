@@ -11,7 +11,7 @@ from rift import linked, service
 from rift.runs import Lab
 from tests.browser.actions import tab
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 # The middle of a confusion cell, or of a point, on the page; Plotly knows where its axes put a value.
 CELL = """([column, x, y]) => {
   const plot = document.querySelector('#figure-accuracy .js-plotly-plot'), layout = plot._fullLayout;
