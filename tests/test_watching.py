@@ -123,7 +123,8 @@ def test_the_map_is_drawn_on_axes_that_hold_still(lab, done):
 
 
 def test_the_slider_follows_the_newest_epoch_unless_one_steps_back(lab, done, monkeypatch):
-    app = SimpleNamespace(of=lambda reached: Shown("lab", lab, done) if reached else None)
+    of = {"of": lambda reached: Shown("lab", lab, done) if reached else None}
+    app = SimpleNamespace(**of, once=lambda key, make: make())
     one = object.__new__(moving.Map)  # without a page around it
     one.app = app
     slider, _, play, plot, said = one._follow("lab/x 3 6", 0, True)

@@ -56,25 +56,29 @@ class Map:
         last = max((one.newest for one in maps.values()), default=0)
         chosen = last if newest else min(int(epoch or 0), last)
         slider = gr.Slider(maximum=max(1, last), value=chosen, visible=last > 0)
-        return [slider, gr.Checkbox(visible=last > 0), gr.Button(visible=last > 1), *_drawn(maps, chosen)]
+        return [slider, gr.Checkbox(visible=last > 0), gr.Button(visible=last > 1), *self._drawn(reached, maps, chosen)]
 
     def _step(self, reached: str, epoch: float) -> list[Any]:
         maps = self._maps(reached)
         last = max((one.newest for one in maps.values()), default=0)
-        return [int(epoch or 0) >= last, *_drawn(maps, int(epoch or 0))]
+        return [int(epoch or 0) >= last, *self._drawn(reached, maps, int(epoch or 0))]
 
     def _play(self, reached: str) -> Iterator[list[Any]]:
         """Show the epochs one after the other, some left out where they are many."""
         maps = self._maps(reached)
         last = max((one.newest for one in maps.values()), default=0)
         for epoch in sorted({round(place * last / min(last, MOST_FRAMES)) for place in range(min(last, MOST_FRAMES) + 1)}):
-            yield [epoch, epoch == last, *_drawn(maps, epoch)]
+            yield [epoch, epoch == last, *self._drawn(reached, maps, epoch)]
             time.sleep(FRAME_SECONDS)
 
-
-def _drawn(maps: dict[str, Any], epoch: int) -> tuple[Any, Any]:
-    plot = figure(maps, epoch) if maps else figures.empty(NO_MAP)
-    return plot, html('<p class="rift says">{text}</p>', text=watching.moved(maps, epoch)) if maps else ""
+    def _drawn(self, reached: str, maps: dict[str, Any], epoch: int) -> list[Any]:
+        """Return plot and sentence, made once for all pages that watch."""
+        here = self.app.of(reached)
+        if here is None or not maps:
+            return [figures.empty(NO_MAP), ""]
+        key = ("map", here.home, here.lab.root, here.id, epoch, *((arm, one.newest) for arm, one in maps.items()))
+        says = '<p class="rift says">{text}</p>'
+        return self.app.once(key, lambda: [figure(maps, epoch), html(says, text=watching.moved(maps, epoch))])
 
 
 def figure(maps: Mapping[str, Places], epoch: int) -> go.Figure:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import gradio as gr
+import plotly.graph_objects as go
+from gradio.components.plot import PlotData
 
-from rift import catalog, estimate, service, visitors
+from rift import catalog, estimate, naming, service, visitors
 from rift.errors import UserError
 from rift.runs import Lab
 from rift.service import Status
@@ -19,6 +23,7 @@ from rift.visitors import Everyone, Labs
 
 REMEMBERED = {"comparison": "", "data": "", "source": "", "natural": "", "natural_source": ""}
 POLL_SECONDS = 1.0
+MOST_MADE = 32  # parts of pages that are remembered as they were last; a few hundred kB each
 WORDS = {
     "queued": "Waiting",
     "preparing": "Preparing",
@@ -59,7 +64,8 @@ class App:
     follow: list[tuple[list[Any], Callable[[Shown], list[Any]]]] = field(default_factory=list)
     show: list[tuple[list[Any], Callable[[Shown], list[Any]]]] = field(default_factory=list)
     _bundled: str = ""
-    _rendered: dict[tuple[bool, str, str], list[Any]] = field(default_factory=dict)
+    _made: OrderedDict[tuple[Any, ...], list[Any]] = field(default_factory=OrderedDict)
+    _making: threading.Lock = field(default_factory=threading.Lock)
 
     def remembered(self, part: str = "memory") -> gr.Textbox:
         """Return a hidden text that changes when what this browser remembers does, or the part that this JavaScript names.
@@ -126,18 +132,36 @@ class App:
         self.lab.adopt(home, self._bundled)
         return self._bundled
 
+    def once(self, key: tuple[Any, ...], make: Callable[[], list[Any]]) -> list[Any]:
+        """Return what was made for a key, made now where it was not: of many pages that ask at once, one makes it for all."""
+        with self._making:
+            if key not in self._made:
+                self._made[key] = [_sent(value) for value in make()]
+            self._made.move_to_end(key)
+            while len(self._made) > MOST_MADE:
+                self._made.popitem(last=False)
+            return self._made[key]
+
     def rendered(self, parts: list[tuple[list[Any], Callable[[Shown], list[Any]]]], here: Shown, version: str) -> list[Any]:
-        """Return what `follow` or `show` give of a comparison; of the example that all visitors see first, made once for all."""
-        key = (parts is self.show, here.id, version)
-        if not (self.apart and here.home == "example"):
+        """Return what `follow` or `show` give of a comparison: once for all pages that watch how it moves, a class perhaps.
+
+        So is all of the example on a public server, which every visitor sees first.
+        """
+
+        def make() -> list[Any]:
             return [value for _, render in parts for value in render(here)]
-        if key not in self._rendered:
-            self._rendered[key] = [value for _, render in parts for value in render(here)]
-        return self._rendered[key]
+
+        key = (parts is self.follow, here.home, here.lab.root, here.id, version, naming.title(here.lab, here.id))
+        return self.once(key, make) if parts is self.follow or (self.apart and here.home == "example") else make()
 
     def outputs(self, parts: Sequence[tuple[list[Any], Any]]) -> list[Any]:
         """Return all components of `follow` or `show`, in order."""
         return [component for components, _ in parts for component in components]
+
+
+def _sent(value: Any) -> Any:
+    """Return a figure as the text that is sent, anything else as it is."""
+    return PlotData(type="plotly", plot=value.to_json()) if isinstance(value, go.Figure) else value
 
 
 def connect(app: App) -> None:
