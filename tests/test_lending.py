@@ -70,6 +70,7 @@ def test_forks_do_what_a_worker_does_to_the_last_bit(spaces, lab, tmp_path, monk
     assert len(spaces.asked) == 1, "nothing is left to do"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("limit", "says"),
     [("most", "more time on the GPU than one call may take"), ("quota", "Your share of GPU time is used up for now")],
@@ -92,6 +93,7 @@ def test_a_refusal_ends_in_words_and_the_cpu_can_go_on(spaces, lab, limit, says,
     assert service.status(lab, name).state == "done"
 
 
+@pytest.mark.slow
 def test_what_cannot_fit_into_a_call_is_not_asked_for(spaces, lab, monkeypatch):
     monkeypatch.setattr(lending.estimate, "seconds", lambda *given: 3000.0)
     name = service.start(lab, order(lab), device=jobs.IN_EVENT)
@@ -101,6 +103,7 @@ def test_what_cannot_fit_into_a_call_is_not_asked_for(spaces, lab, monkeypatch):
     assert "needs about 460 s on the GPU, and one call gets 120 s at most" in runs[0].end()["message"]
 
 
+@pytest.mark.slow
 def test_a_call_that_is_cut_off_is_taken_up_from_its_checkpoint(spaces, lab):
     name = service.start(lab, order(lab, epochs=4), device=jobs.IN_EVENT)
     spaces.killed = True

@@ -1,7 +1,8 @@
-"""The load benchmark still speaks to the app, and what load has shown stays mended."""
+"""The load benchmark still speaks to the app, what load has shown stays mended, and RELIABILITY.md is what was measured."""
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from gradio import state_holder
 from rift import jobs
 from rift.runs import Lab
 from rift.ui import session
-from tests.benchmarks import load
+from tests.benchmarks import load, reliability_page
 from tests.test_ui import event_loops  # noqa: F401 - gr.Blocks leaves two open
 
 
@@ -152,3 +153,11 @@ def test_of_many_pages_that_watch_one_draws_and_all_get_the_text_that_is_sent(tm
     for number in range(3 * MOST_MADE):
         app.once((number,), lambda: [])
     assert len(app._made) == MOST_MADE
+
+
+def test_the_page_is_made_of_the_stored_numbers():
+    measured, kills = (json.loads(path.read_text()) for path in (reliability_page.LOAD, reliability_page.KILLS))
+    page = reliability_page.render(measured, kills)
+    assert reliability_page.PAGE.read_text() == page
+    assert all(name in measured["rows"] for name in ("S1", "S2", "S3", "S4", "S7", "S8")) and kills["kills"] >= 200
+    assert "**Unequal: 0.**" in page and "| **S1** |" in page
