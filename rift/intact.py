@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from rift import disk
 from rift.config import digest
 from rift.errors import DataError
 
@@ -29,12 +30,12 @@ def sum_of(data: bytes) -> str:
 
 def manifest(folder: Path) -> Mapping[str, Any]:
     """Return a set's manifest, for one picture after another: of many images it is large, and read again only when it changed."""
-    found = (folder / "manifest.json").stat()
-    return _manifest(folder / "manifest.json", (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+    path = folder / "manifest.json"
+    return _manifest(path, disk.stamp(path))
 
 
 @functools.lru_cache(maxsize=4)
-def _manifest(path: Path, stamp: tuple[int, ...]) -> Mapping[str, Any]:
+def _manifest(path: Path, stamp: tuple[int, ...] | None) -> Mapping[str, Any]:
     found: Mapping[str, Any] = json.loads(path.read_bytes())
     return found
 
