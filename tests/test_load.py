@@ -130,31 +130,6 @@ def test_the_bundled_photos_are_read_once_for_all_visitors(tmp_path, monkeypatch
     assert read == ["bundled"]
 
 
-def test_of_many_pages_that_watch_one_draws_and_all_get_the_text_that_is_sent(tmp_path):
-    from concurrent.futures import ThreadPoolExecutor
-
-    from gradio.components.plot import PlotData
-
-    from rift import figures
-    from rift.ui.state import MOST_MADE, App
-
-    app, drawn = App(*[None] * 7), []  # type: ignore[arg-type]
-
-    def make():
-        drawn.append(time.monotonic())
-        time.sleep(0.05)
-        return [figures.empty("none yet"), "text"]
-
-    with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda _: app.once(("one",), make), range(30)))
-    assert len(drawn) == 1 and all(one is found[0] for one in found)
-    assert isinstance(found[0][0], PlotData) and "none yet" in found[0][0].plot and found[0][1] == "text"
-    assert app.once(("other",), make) is not found[0] and len(drawn) == 2
-    for number in range(3 * MOST_MADE):
-        app.once((number,), lambda: [])
-    assert len(app._made) == MOST_MADE
-
-
 def test_the_page_is_made_of_the_stored_numbers():
     measured, kills = (json.loads(path.read_text()) for path in (reliability_page.LOAD, reliability_page.KILLS))
     page = reliability_page.render(measured, kills)

@@ -162,6 +162,7 @@ class History:
         sharing.revoke_all(self.app.lab, home, name)
         if home == "lab":
             history.delete(self.app.lab, name)
+            self.app.made.forget()
         else:
             bundle.close(self.app.lab, home)
         memory = {**memory, "comparison": "" if memory.get("comparison") == key else memory.get("comparison", "")}

@@ -13,7 +13,7 @@ from plotly.subplots import make_subplots
 
 from rift import figures, watching
 from rift.places import Places
-from rift.ui.state import App
+from rift.ui.state import App, sent
 from rift.ui.widgets import PRIVATE, html
 
 MAP = """
@@ -78,7 +78,7 @@ class Map:
             return [figures.empty(NO_MAP), ""]
         key = ("map", here.home, here.lab.root, here.id, epoch, *((arm, one.newest) for arm, one in maps.items()))
         says = '<p class="rift says">{text}</p>'
-        return self.app.once(key, lambda: [figure(maps, epoch), html(says, text=watching.moved(maps, epoch))])
+        return self.app.made.once(key, lambda: [sent(figure(maps, epoch)), html(says, text=watching.moved(maps, epoch))])
 
 
 def figure(maps: Mapping[str, Places], epoch: int) -> go.Figure:

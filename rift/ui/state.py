@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -18,12 +16,11 @@ from rift.errors import UserError
 from rift.runs import Lab
 from rift.service import Status
 from rift.ui.files import Files
+from rift.ui.shared import POLL_SECONDS, Made, Pace
 from rift.ui.widgets import PRIVATE, html, problem, told
 from rift.visitors import Everyone, Labs
 
 REMEMBERED = {"comparison": "", "data": "", "source": "", "natural": "", "natural_source": ""}
-POLL_SECONDS = 1.0
-MOST_MADE = 32  # parts of pages that are remembered as they were last; a few hundred kB each
 WORDS = {
     "queued": "Waiting",
     "preparing": "Preparing",
@@ -63,9 +60,8 @@ class App:
     tab: Any = None  # the tab that is built now; its `select` says when it is opened
     follow: list[tuple[list[Any], Callable[[Shown], list[Any]]]] = field(default_factory=list)
     show: list[tuple[list[Any], Callable[[Shown], list[Any]]]] = field(default_factory=list)
+    made: Made = field(default_factory=Made)
     _bundled: str = ""
-    _made: OrderedDict[tuple[Any, ...], list[Any]] = field(default_factory=OrderedDict)
-    _making: threading.Lock = field(default_factory=threading.Lock)
 
     def remembered(self, part: str = "memory") -> gr.Textbox:
         """Return a hidden text that changes when what this browser remembers does, or the part that this JavaScript names.
@@ -132,16 +128,6 @@ class App:
         self.lab.adopt(home, self._bundled)
         return self._bundled
 
-    def once(self, key: tuple[Any, ...], make: Callable[[], list[Any]]) -> list[Any]:
-        """Return what was made for a key, made now where it was not: of many pages that ask at once, one makes it for all."""
-        with self._making:
-            if key not in self._made:
-                self._made[key] = [_sent(value) for value in make()]
-            self._made.move_to_end(key)
-            while len(self._made) > MOST_MADE:
-                self._made.popitem(last=False)
-            return self._made[key]
-
     def rendered(self, parts: list[tuple[list[Any], Callable[[Shown], list[Any]]]], here: Shown, version: str) -> list[Any]:
         """Return what `follow` or `show` give of a comparison: once for all pages that watch how it moves, a class perhaps.
 
@@ -149,17 +135,18 @@ class App:
         """
 
         def make() -> list[Any]:
-            return [value for _, render in parts for value in render(here)]
+            return [sent(value) for _, render in parts for value in render(here)]
 
         key = (parts is self.follow, here.home, here.lab.root, here.id, version, naming.title(here.lab, here.id))
-        return self.once(key, make) if parts is self.follow or (self.apart and here.home == "example") else make()
+        shared = parts is self.follow or (self.apart and here.home == "example")
+        return self.made.once(key, make) if shared else make()
 
     def outputs(self, parts: Sequence[tuple[list[Any], Any]]) -> list[Any]:
         """Return all components of `follow` or `show`, in order."""
         return [component for components, _ in parts for component in components]
 
 
-def _sent(value: Any) -> Any:
+def sent(value: Any) -> Any:
     """Return a figure as the text that is sent, anything else as it is."""
     return PlotData(type="plotly", plot=value.to_json()) if isinstance(value, go.Figure) else value
 
@@ -167,7 +154,7 @@ def _sent(value: Any) -> Any:
 def connect(app: App) -> None:
     """Build the status bar and the polling that moves the whole page; called after the tabs, in their row."""
     seen, ready = gr.State(""), app.ready
-    timer = gr.Timer(POLL_SECONDS, active=False)
+    timer, pace = gr.Timer(POLL_SECONDS, active=False), Pace()
     bar = gr.HTML(elem_id="status", scale=8, min_width=240)
     stop = gr.Button("Stop", variant="stop", size="sm", visible=False, scale=0, min_width=96, elem_id="stop")
     resume = gr.Button("Go on", variant="primary", size="sm", visible=False, scale=0, min_width=96, elem_id="resume")
@@ -177,7 +164,7 @@ def connect(app: App) -> None:
         """Return values for the first of `moved` and leave the others as they are."""
         return [*first, *[gr.skip()] * (len(moved) - len(first))]
 
-    def look(memory: dict[str, str], seen: str, ready: str) -> list[Any]:
+    def look(memory: dict[str, str], seen: str, ready: str, request: gr.Request) -> list[Any]:
         """Return what changed since `seen`; nothing at all where nothing did."""
         here = app.shown(memory)
         if here is None:
@@ -186,14 +173,14 @@ def connect(app: App) -> None:
             status = service.status(here.lab, here.id, device=app.device)
         except UserError as error:
             return only(gr.Timer(active=False), "", ready, problem(error))
-        mark = f"{here.key} {status.version}"
+        mark, wait = f"{here.key} {status.version}", pace.seconds(str(request.session_hash))
         if mark == seen:
             return only()
         if not status.active and status.done:
             ready = f"{here.key} {status.done}"
         values = app.rendered(app.follow, here, status.version)
         buttons = [gr.Button(visible=status.active), gr.Button(visible=status.state in ("stopped", "failed", "lost"))]
-        return [gr.Timer(active=status.active), mark, ready, _bar(here, status), *buttons, *values]
+        return [gr.Timer(wait, active=status.active), mark, ready, _bar(here, status), *buttons, *values]
 
     def results(ready: str) -> list[Any]:
         here = app.of(ready)

@@ -49,6 +49,7 @@ class Site:
         self.tabs = [f"tab-{one['id']}" for one in self.components.values() if one["type"] == "tabitem" and self._drawn(one)]
         ticks = [id for id, one in self.events.items() if one["api_name"].startswith("look") and one["targets"][0][1] == "tick"]
         self.tick = ticks[0]  # of the status bar
+        self.timer = self.events[self.tick]["targets"][0][0]
 
     def _drawn(self, tab: dict[str, Any]) -> bool:
         return f"figure-{tab.get('id')}" in self.ids and bool(self.on(f"tab-{tab['id']}", "select"))
@@ -222,9 +223,10 @@ async def arrive(pages: list[Page], each: float = 0.1) -> None:
 
 
 async def act(pages: list[Page], seconds: float, think: float, watch: bool = False) -> None:
-    """Let pages act for a while with a pause after each action, their first ones spread over one pause; some only `watch`.
+    """Let pages act for a while with a pause after each action, their first ones spread over one pause.
 
-    Of six actions two are looks of the status bar, two open a sub-tab, one is a change on the Train tab, one fetches the page.
+    Some only `watch`, as rarely as the server asks them to. Of six actions two are looks of the status bar, two open a
+    sub-tab, one is a change on the Train tab, one fetches the page.
     """
     end = time.perf_counter() + seconds
 
@@ -242,7 +244,7 @@ async def act(pages: list[Page], seconds: float, think: float, watch: bool = Fal
                 case _:
                     await page.fetch()
             turn += 1
-            await asyncio.sleep(think)
+            await asyncio.sleep(float(page.values[page.site.timer]) if watch else think)
 
     await asyncio.gather(*(visit(page, place) for place, page in enumerate(pages)))
 

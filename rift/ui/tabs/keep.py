@@ -226,6 +226,7 @@ def _stored(app: App, tab: gr.Tab) -> None:
 
     def gone() -> tuple[dict[str, str], Any, Any]:
         storage.erase(app.lab)
+        app.made.forget()
         return dict(REMEMBERED), gr.Column(visible=False), _sizes(app)
 
     gr.on([tab.select, app.tab.select], lambda: _sizes(app), None, sizes, **PRIVATE)
