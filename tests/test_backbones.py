@@ -175,6 +175,31 @@ def test_positions_of_another_image_size_are_resampled(tmp_path):
     assert backbone.vit.pos_embed.shape == (1, 101, 64)
 
 
+def test_a_smaller_image_size_is_what_timm_makes_of_the_same_model(tmp_path):
+    state = toy_state()
+    reference = real_timm.create_model("test_vit", pretrained=False, num_classes=0).eval()
+    reference.load_state_dict({key: value for key, value in state.items() if not key.startswith("head.")})
+    reference.set_input_size(img_size=96)
+    backbone = checkpoint.load(path=toy_file(tmp_path, state), architecture="test_vit", pixels=96)
+    images = torch.rand(2, 3, 96, 96)
+    with torch.no_grad():
+        assert backbone.pixels == 96 and torch.equal(backbone(images), reference(images * 2 - 1))
+
+
+@pytest.mark.parametrize(("module", "more"), [(timm, {"model": "dinov2_small"}), (open_clip, {"model": "large_14_openai"})])
+def test_an_image_size_that_patches_do_not_divide_is_refused_with_the_nearest(module, more, clip, monkeypatch):
+    monkeypatch.setattr(real_timm, "create_model", functools.partial(real_timm.create_model, depth=1))
+    with pytest.raises(SettingError, match="a multiple of 14, as 126 or 140") as caught:
+        module.load(pixels=128, init="random", **more)
+    assert caught.value.code == "setting.range"
+
+
+@pytest.mark.parametrize("name", ["timm", "open_clip"])
+def test_the_usual_image_size_is_in_no_id(name):
+    assert "pixels" not in catalog.check("backbones", Choice(name=name)).options
+    assert catalog.check("backbones", Choice(name=name, options={"pixels": "112"})).options["pixels"] == 112
+
+
 @pytest.mark.parametrize("name", ["model.pt", "model.pth", "pytorch_model.bin", "model"])
 def test_pickles_are_refused_unopened(tmp_path, name):
     path, canary = tmp_path / name, tmp_path / "canary"

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import open_clip
-import timm
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -26,7 +24,7 @@ CONFIGS = {
 }
 
 
-def build(tower: str, state: dict[str, Tensor] | None, source: str, weights: str) -> Backbone:
+def build(tower: str, state: dict[str, Tensor] | None, source: str, weights: str, pixels: int = _hub.PIXELS) -> Backbone:
     """Return the Backbone of a timm image tower (with a tag or without) and its text tower, from open_clip's weights.
 
     `state` None is random weights. The state is emptied, to save memory. Raises `model.weights` as `_hub.match` does.
@@ -38,7 +36,7 @@ def build(tower: str, state: dict[str, Tensor] | None, source: str, weights: str
             state["logit_scale"] = state["logit_scale"].reshape(clip.logit_scale.shape)
         _hub.match(clip, state, source)
         state.clear()
-    vit: Any = timm.create_model(tower, pretrained=False, num_classes=clip.text_projection.shape[1])
+    vit = _hub.create(tower, pixels, num_classes=clip.text_projection.shape[1])
     _hub.fill(vit, clip.state_dict(), name)
     del clip.visual
     return _hub.assemble(vit, natural=text_head(clip.requires_grad_(False).eval(), name), weights=weights)

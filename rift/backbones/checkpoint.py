@@ -4,13 +4,14 @@ An ImageNet-1k classifier in the file (`head.weight` with 1000 rows) gives the n
 CLIP's projection, which is part of the embedding. A CLIP file in open_clip's format (`open_clip_model.safetensors`) brings its
 text tower along, and with it words. Pixels are normalized as the architecture's usual weights are (AugReg's `vit_*` and SigLIP:
 mean and deviation 0.5; DeiT and DINOv2: ImageNet's; CLIP: OpenAI's, which the weights of `vit_large_patch14_clip_224` by LAION
-are not), and the image size is 224 px. OpenAI's own CLIP weights need the `quickgelu` architectures.
+are not). Images are 224 px wide unless `pixels` says otherwise; positions are then resampled. OpenAI's own CLIP weights need the
+`quickgelu` architectures.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo
 
@@ -72,10 +73,9 @@ def load(
     architecture: Annotated[
         Architecture, Field(description="timm's name of the architecture the file was saved from")
     ] = "vit_tiny_patch16_224",
+    pixels: _hub.Pixels = _hub.PIXELS,
 ) -> Backbone:
     """Return the ViT of a local file; raises `model.weights` when the file is absent, not safetensors, or does not fit."""
-    import timm  # takes seconds, and a menu asks for settings only
-
     if Path(path).name == path and not Path(path).is_file():  # as a bundle keeps it
         raise ModelError("model.weights", f"{path} is the name of a file on the machine where this was trained; it is not here.")
     file = Path(_found(path))
@@ -84,11 +84,11 @@ def load(
     if is_clip and "text_projection" in state:
         from rift.backbones import _clip
 
-        return _clip.build(tower, state, file.name, weights)
+        return _clip.build(tower, state, file.name, weights, pixels)
     head = state.get("head.weight")
-    size = 160 if architecture == "test_vit" else 224
+    size = 160 if architecture == "test_vit" and pixels == _hub.PIXELS else pixels
     classes = head.shape[0] if head is not None and head.ndim == 2 else 0
-    vit: Any = timm.create_model(tower, pretrained=False, img_size=size, num_classes=classes)
+    vit = _hub.create(tower, size, num_classes=classes)
     _hub.fill(vit, state, file.name)
     natural = None if is_clip and classes != 1000 else _hub.classifier_head(vit, f"ImageNet classifier in {file.name}")
     return _hub.assemble(vit, natural=natural, weights=weights)

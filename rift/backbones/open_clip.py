@@ -34,8 +34,9 @@ def load(
     init: Annotated[
         Literal["pretrained", "random"], Field(description="random: both towers with nothing learned, as a control")
     ] = "pretrained",
+    pixels: _hub.Pixels = _hub.PIXELS,
 ) -> Backbone:
-    """Return CLIP's image tower at 224 px; raises `model.offline` when its weights are not here and cannot be fetched."""
+    """Return CLIP's image tower; raises `model.offline` when its weights are not here and cannot be fetched."""
     from rift.backbones import _clip  # its library takes seconds to import, and a menu asks for settings only
 
     tower, repository = MODELS[model]
@@ -43,4 +44,4 @@ def load(
     state, weights = None, ""
     if init == "pretrained":
         state, weights = _hub.read(_hub.fetch(repository, FILE), source)
-    return _clip.build(tower, state, source, weights)
+    return _clip.build(tower, state, source, weights, pixels)

@@ -4,10 +4,11 @@ Sources: AugReg, Steiner 2021 (arXiv 2106.10270); DINOv2, Oquab 2023 (arXiv 2304
 SigLIP, Zhai 2023 (arXiv 2303.15343).
 
 The embedding is the vector before the classifier (ViT), the class token after the last norm (DINOv2), the projected class token
-(CLIP) or the attention-pooled one (SigLIP). Only the ImageNet classifiers have a natural head here: the files of the others hold
-no text tower (`open_clip` has CLIP with one), so that nearest mean takes its place. DINOv2 was trained at 518 px and is run at
-224 px, its positions resampled. Pictures are resized as timm does, antialiased bicubic, but over the whole centre square: our
-choice, where AugReg's and SigLIP's own evaluation looks at its inner 90 %.
+(CLIP) or the attention-pooled one (SigLIP). Only the ImageNet classifiers have a natural head here: the files of the others
+hold no text tower (`open_clip` has CLIP with one), so that nearest mean takes its place. DINOv2 was trained at 518 px and is
+run at 224 px; at this and any other size than a model's own its positions are resampled. Pictures are resized as timm does,
+antialiased bicubic, but over the whole centre square: our choice, where AugReg's and SigLIP's own evaluation looks at its inner
+90 %.
 """
 
 from __future__ import annotations
@@ -57,15 +58,16 @@ def load(
     init: Annotated[
         Literal["pretrained", "random"], Field(description="random: the same architecture with nothing learned, as a control")
     ] = "pretrained",
+    pixels: _hub.Pixels = _hub.PIXELS,
 ) -> Backbone:
-    """Return the ViT at 224 px; raises `model.offline` when its weights are not here and cannot be fetched."""
+    """Return the ViT; raises `model.offline` when its weights are not here and cannot be fetched."""
     import timm  # takes seconds, and a menu asks for settings only
 
     cfg: Any = timm.get_pretrained_cfg(MODELS[model])
     source, weights = f"{FILE} of {cfg.hf_hub_id}", ""
     if init == "pretrained":  # before anything is built, so that a machine without the file hears of it at once
         state, weights = _hub.read(_hub.fetch(cfg.hf_hub_id, FILE), source)
-    vit: Any = timm.create_model(MODELS[model], pretrained=False, img_size=224)
+    vit = _hub.create(MODELS[model], pixels)
     if init == "pretrained":
         _hub.fill(vit, state, source)
     natural = _hub.classifier_head(vit, f"ImageNet classifier of {model}") if model.startswith("vit_") else None
