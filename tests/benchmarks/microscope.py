@@ -21,7 +21,7 @@ from rift.errors import UserError
 from rift.orders import Order
 from rift.recipe import pick_device
 from rift.runs import Lab, Run, write_json
-from tests.benchmarks.results import Case, cases, sets
+from tests.benchmarks.results import TINY, TINY_SPEC, Case, cases, sets
 
 NUMBERS = Path(__file__).with_suffix(".json")
 SETS = ("chest", "skin")
@@ -31,11 +31,11 @@ LONGEST = 16  # entries of an array that is kept
 
 
 def examined(weights: Path | None) -> dict[str, Case]:
-    """Return the sets of SETS with each local backbone."""
+    """Return the sets of SETS with each local backbone; runs of the ViT-tiny are those that `results` trains in the same lab."""
     found = {name: cases(None)[name] for name in SETS}
     if weights:
-        tiny = f"checkpoint:architecture=vit_tiny_patch16_224,path={weights}"
-        found |= {f"{name}-tiny": replace(case, backbone=tiny) for name, case in found.items()}
+        tiny = {"backbone": TINY_SPEC.format(weights), "training": TINY["training"]}
+        found |= {f"{name}-tiny": replace(case, **tiny) for name, case in found.items()}
     return found
 
 
@@ -52,7 +52,7 @@ def arms(lab: Lab, case: Case, data: Path, task: str, device: str, workers: int)
             methods=(Choice(name=method),),
             regularizers=tuple(map(catalog.parse, PENALTIES)),
             strengths=(1.0,),
-            training=api.settings_of({"shots": case.shots, "keep": "epochs"}),
+            training=api.settings_of({"shots": case.shots, "keep": "epochs", **dict(case.training)}),
             seeds=seeds,
             task=Choice(name=task),
         )

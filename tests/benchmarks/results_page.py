@@ -21,12 +21,12 @@ Made by `python -m tests.benchmarks.results --data DIR --weights FILE --lab DIR`
 reproduces a table of a paper: the images, the backbones and the budget are ours. **Not for clinical use.**
 
 Each arm is compared with `none` of the same method: the same images in the same order, the same seeds. About 200 training
-images, the default training settings, strength 1 (`l2_sp` 1000, since weights move so much less than embeddings); nothing was
-tuned, for no arm. Natural numbers are of CIFAR-10's 1,000 test photos; *natural accuracy* asks the finetuned embeddings with
-the pretrained model's own words. Numbers are means over seeds ± standard error. ▲ higher than `none`, ▼ lower, ≈ not
-distinguishable; Holm's correction holds over all verdicts of one table. With three seeds the intervals are wide (t has two
-degrees of freedom: 4.3 standard errors), and with this many arms Holm's correction is hard to pass: ≈ says that these runs
-cannot tell, not that there is no difference. {failed}
+images, the default training settings but where a table says otherwise, strength 1 (`l2_sp` 1000, since weights move so much
+less than embeddings); nothing was tuned, for no arm. Natural numbers are of CIFAR-10's 1,000 test photos; *natural accuracy*
+asks the finetuned embeddings with the pretrained model's own words. Numbers are means over seeds ± standard error. ▲ higher
+than `none`, ▼ lower, ≈ not distinguishable; Holm's correction holds over all verdicts of one table. With three seeds the
+intervals are wide (t has two degrees of freedom: 4.3 standard errors), and with this many arms Holm's correction is hard to
+pass: ≈ says that these runs cannot tell, not that there is no difference. {failed}
 """
 
 
@@ -36,7 +36,8 @@ def short(document: Mapping[str, Any], title: str, source: str) -> dict[str, Any
         "title": title,
         "source": source,
         "counts": document["data"]["counts"],
-        "backbone": {key: document["backbone"][key] for key in ("name", "weights", "parameters")},
+        "backbone": {key: document["backbone"][key] for key in ("name", "weights", "parameters")}
+        | {key: value for key, value in document["backbone"]["options"].items() if key == "pixels"},
         "pretrained": document["pretrained"],
         "environment": document["environment"],
         "arms": [
@@ -145,12 +146,14 @@ def _rivals(rows: list[Any]) -> list[str]:
 
 def _table(name: str, case: Mapping[str, Any]) -> list[str]:
     before, counts, backbone = case["pretrained"], case["counts"], case["backbone"]
+    pixels, epochs = backbone.get("pixels"), case.get("training", {}).get("epochs")
     verdicts = {(one["arm"], one["metric"]): one["verdict"] for one in case["differences"]}
     lines = [
         f"## {name}: {case['title']}, {backbone['name']}",
         "",
         f"Source {case['source']}. Training {counts['train']} (drawn anew for every seed), validation {counts['validation']}, "
-        f"test {counts['test']} images. Trained on {case['environment']['device']}, threads: {case['environment']['threads']}. "
+        f"test {counts['test']} images. Trained on {case['environment']['device']}, threads: {case['environment']['threads']}"
+        f"{f', at {pixels} px' if pixels else ''}{f', {epochs} epochs' if epochs else ''}. "
         f"Before finetuning: natural accuracy {before['natural_accuracy']:.3f}, "
         f"5-nearest-neighbor accuracy {before['knn_accuracy']:.3f}.",
         "",
