@@ -32,7 +32,7 @@ Pixels = Annotated[
         ge=32,
         le=518,
         exclude_if=lambda pixels: pixels == PIXELS,
-        description="height and width of the images, a multiple of the patch size; 128 px train about three times as fast",
+        description="height and width of the images, a multiple of the patch size; 128 px have a third of the patches of 224 px",
     ),
 ]
 SECONDS = 5.0  # how long the hub may take to answer whether it has a file

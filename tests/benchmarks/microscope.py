@@ -15,6 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from rift import api, catalog, comparison, following, jobs, measures, service
 from rift.config import Choice
 from rift.errors import UserError
@@ -96,6 +98,15 @@ def examine(lab: Lab, case: Case, data: Path, task: str, device: str, workers: i
     return found
 
 
+def keep(name: str, found: dict[str, Any], order: list[str]) -> None:
+    """Write what was found on one case beside the others, which another process may just have written."""
+    with FileLock(NUMBERS.with_suffix(".lock")):
+        stored = json.loads(NUMBERS.read_bytes()) if NUMBERS.exists() else {}
+        stored |= {name: found}
+        write_json(NUMBERS, {one: stored[one] for one in dict.fromkeys([*order, *stored]) if one in stored})
+    NUMBERS.with_suffix(".lock").unlink(missing_ok=True)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of the packs")
@@ -105,15 +116,15 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--device", default="auto")
     chosen = parser.parse_args()
-    stored = json.loads(NUMBERS.read_bytes()) if NUMBERS.exists() else {}
-    for name, case in examined(chosen.weights).items():
+    several = examined(chosen.weights)
+    for name, case in several.items():
         if chosen.only and name not in chosen.only.split(","):
             continue
         tasks = ("single_label", "reconstruction") if case.backbone == "embedded" else ("single_label",)
         lab = Lab(chosen.lab)
         each = [one for task in tasks for one in examine(lab, case, chosen.data, task, chosen.device, chosen.workers)]
-        stored[name] = {"title": case.title, "source": case.source, "backbone": case.backbone.partition(":")[0], "runs": each}
-        write_json(NUMBERS, stored)
+        backbone = case.backbone.partition(":")[0]
+        keep(name, {"title": case.title, "source": case.source, "backbone": backbone, "runs": each}, list(several))
     return 0
 
 
