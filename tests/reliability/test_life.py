@@ -100,9 +100,10 @@ class Life(RuleBasedStateMachine):
     def die(self, name: str, at: int, torn: bool) -> None:
         """A worker dies at a file operation, or is done before it comes."""
         if (run := self.next(name)) is not None:
+            ended = ("done", "stopped") if run.stop_requested else ("done",)
             code = faults.ended(faults.worker(self.lab, run, at, torn))
             assert code in (0, -signal.SIGKILL), run.end()
-            assert (code == 0) == (run.state == "done") or run.state in ("lost", "queued", "done"), (code, run.state)
+            assert run.state in (ended if code == 0 else (*ended, "lost", "queued")), (code, run.state)
 
     @rule(name=going)
     def work(self, name: str) -> None:
