@@ -37,7 +37,7 @@ def short(document: Mapping[str, Any], title: str, source: str) -> dict[str, Any
         "source": source,
         "counts": document["data"]["counts"],
         "backbone": {key: document["backbone"][key] for key in ("name", "weights", "parameters")}
-        | {key: value for key, value in document["backbone"]["options"].items() if key == "pixels"},
+        | {key: value for key, value in document["backbone"]["options"].items() if key in ("architecture", "pixels")},
         "pretrained": document["pretrained"],
         "environment": document["environment"],
         "arms": [
@@ -149,7 +149,7 @@ def _table(name: str, case: Mapping[str, Any]) -> list[str]:
     pixels, epochs = backbone.get("pixels"), case.get("training", {}).get("epochs")
     verdicts = {(one["arm"], one["metric"]): one["verdict"] for one in case["differences"]}
     lines = [
-        f"## {name}: {case['title']}, {backbone['name']}",
+        f"## {name}: {case['title']}, {backbone.get('architecture', backbone['name'])}",
         "",
         f"Source {case['source']}. Training {counts['train']} (drawn anew for every seed), validation {counts['validation']}, "
         f"test {counts['test']} images. Trained on {case['environment']['device']}, threads: {case['environment']['threads']}"
