@@ -46,6 +46,7 @@ def test_it_is_active_only_where_gpus_are_lent_and_the_package_is_there(spaces, 
     assert not lending.active(), "no package"
 
 
+@pytest.mark.slow
 def test_forks_do_what_a_worker_does_to_the_last_bit(spaces, lab, tmp_path, monkeypatch):
     name = service.start(lab, order(lab), device=jobs.IN_EVENT)
     assert not (lab.root / "worker.log").exists(), "no worker was started"

@@ -108,6 +108,7 @@ def test_a_seen_class_answers_the_one_everyday_word_that_names_it():
     assert pretrain.everyday(np.array(["cat", "frog", "dog"]), seen)[1].tolist() == [-1, 0, 1, 2]
 
 
+@pytest.mark.slow
 def test_a_stopped_training_resumes_with_the_same_bits(tmp_path: Path, monkeypatch):
     lessons, quiet = photos_of(8), {"batch_size": 4, "lanes": 1, "log": lambda line: None}
     cycles = [[(1, 16)], [(1, 16)]]

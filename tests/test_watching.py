@@ -16,6 +16,7 @@ from rift.config import Choice, Training
 from rift.orders import Order
 from rift.runs import Lab, Run
 from rift.ui import moving
+from rift.ui.shared import Made
 from rift.ui.state import Shown
 from rift.ui.tabs import watch
 from tests import methods_toys
@@ -124,7 +125,7 @@ def test_the_map_is_drawn_on_axes_that_hold_still(lab, done):
 
 def test_the_slider_follows_the_newest_epoch_unless_one_steps_back(lab, done, monkeypatch):
     of = {"of": lambda reached: Shown("lab", lab, done) if reached else None}
-    app = SimpleNamespace(**of, once=lambda key, make: make())
+    app = SimpleNamespace(**of, made=Made())
     one = object.__new__(moving.Map)  # without a page around it
     one.app = app
     slider, _, play, plot, said = one._follow("lab/x 3 6", 0, True)
