@@ -43,7 +43,7 @@ def examined(weights: Path | None) -> dict[str, Case]:
 
 
 def arms(lab: Lab, case: Case, data: Path, task: str, device: str, workers: int) -> list[comparison.Arm]:
-    """Train what is not there yet and return the arms."""
+    """Train what is not there yet, nothing without workers, and return the arms."""
     images, natural = sets(case, data, lab)
     found: list[comparison.Arm] = []
     for method in METHODS if (task, case.backbone) == ("single_label", "embedded") else METHODS[:1]:
@@ -62,18 +62,21 @@ def arms(lab: Lab, case: Case, data: Path, task: str, device: str, workers: int)
         name = service.place(lab, order, source=case.pack)
         several = service.arms(lab, name)
         names = {run.id: f"{case.title}, {task}, {method}, {arm.name}" for arm in several for run in arm.runs}
-        following.finish(lab, service.runs(several), names, jobs.Workers(device, workers), lambda text: None)
+        if workers:
+            following.finish(lab, service.runs(several), names, jobs.Workers(device, workers), lambda text: None)
         found += several
     return found
 
 
-def measured(lab: Lab, run: Run, diagnostic: str, device: str) -> dict[str, Any]:
-    """Return what one diagnostic finds on one run, without long arrays, and the seconds it took where it was measured now."""
+def measured(lab: Lab, run: Run, diagnostic: str, device: str, now: bool) -> dict[str, Any]:
+    """Return what one diagnostic finds on one run, without long arrays, and the seconds it took where it was measured `now`."""
     options = {"preset": "default", "most_epochs": EPOCHS} if diagnostic == "spread" else {"preset": "quick"}
     asked = catalog.check("diagnostics", Choice(name=diagnostic, options=options))
     kept = run.measured(diagnostic)
     began = time.perf_counter()
     if not kept or kept["settings"] != asked.options:
+        if not now:
+            return {"refused": "not measured"}
         try:
             kept = measures.measure_again(lab, run, asked, device=pick_device(device))
         except UserError as error:
@@ -91,10 +94,12 @@ def examine(lab: Lab, case: Case, data: Path, task: str, device: str, workers: i
     """Return all runs of a case with what was measured on each."""
     found = []
     for arm in arms(lab, case, data, task, device, workers):
-        for run in arm.runs:
+        for run in [run for run in arm.runs if run.state == "done"]:
             wanted = catalog.names("diagnostics") if run is arm.runs[0] else ("spread",)
             about = {"method": arm.method.name, "penalty": arm.regularizer.name, "seed": run.experiment.seed, "task": task}
-            found.append(about | {"run": run.id, "measures": {name: measured(lab, run, name, device) for name in wanted}})
+            each = {name: measured(lab, run, name, device, workers > 0) for name in wanted}
+            if any("refused" not in one for one in each.values()):
+                found.append(about | {"run": run.id, "measures": each})
             print(f"{case.title}: {task}, {arm.method.name}, {arm.name}, seed {run.experiment.seed}", file=sys.stderr, flush=True)
     return found
 
@@ -114,7 +119,7 @@ def main() -> int:
     parser.add_argument("--weights", type=Path, help="checkpoint of the ViT-tiny; without it only the embedded model is examined")
     parser.add_argument("--lab", type=Path, required=True, help="where runs are kept")
     parser.add_argument("--only", default="", help="comma-separated cases")
-    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=1, help="0 trains and measures nothing, and writes what is there")
     parser.add_argument("--device", default="auto")
     chosen = parser.parse_args()
     several = examined(chosen.weights)

@@ -28,6 +28,7 @@ HEAD = """
 Made by `python -m tests.benchmarks.microscope --data DIR --weights FILE --lab DIR`: quick presets, one seed an arm, descriptive;
 95 % intervals over images in brackets, which hold nothing of the chance of training. Forgetting, learning and flow are our
 reading of arXiv 2307.06006 (`rift/diagnostics/stir.py`), its models and corruptions are not ours, and nothing is reproduced.
+A dash: not defined there, or not measured yet (the command goes on where it stopped).
 """
 
 

@@ -183,6 +183,7 @@ def main() -> int:
     chosen = parser.parse_args()
     stored = json.loads(NUMBERS.read_bytes()) if NUMBERS.exists() else {"cases": {}}
     if chosen.check:
+        stored["cases"] = {name: one for name, one in stored["cases"].items() if name in (chosen.only or name).split(",")}
         return check(stored, chosen.data, chosen.weights, chosen.check, chosen.device)
     lab = Lab(chosen.lab)
     for name, case in cases(chosen.weights).items():
