@@ -173,7 +173,8 @@ def connect(app: App) -> None:
             status = service.status(here.lab, here.id, device=app.device)
         except UserError as error:
             return only(gr.Timer(active=False), "", ready, problem(error))
-        mark, wait = f"{here.key} {status.version}", pace.seconds(str(request.session_hash))
+        mark = f"{here.key} {status.version}"
+        wait = pace.seconds(str(request.session_hash)) if status.active else POLL_SECONDS  # who only looks once is no watcher
         if mark == seen:
             return only()
         if not status.active and status.done:
