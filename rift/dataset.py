@@ -7,6 +7,7 @@ in it later is noticed (`intact`).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -206,6 +207,10 @@ def _publish(
     return load(folder)
 
 
+MOST_SPLITS = 64
+_SPLITS: dict[str, Split] = {}  # the last ones, by all that decides them: each page asks for its own again and again
+
+
 @dataclass(frozen=True, eq=False)
 class Split:
     """Indices into an image set, sorted; together they are all of it, and no two share an image."""
@@ -224,6 +229,24 @@ def split(images: ImageSet, seed: int, *, validation: float = 0.2, test: float =
     """
     if not (0 < validation < 1 and 0 < test < 1 and validation + test < 1):
         raise SettingError("setting.range", f"validation {validation} and test {test} must be above 0 and together below 1.")
+    key = _key(images, seed, validation, test)
+    if (known := _SPLITS.get(key)) is None:
+        known = _SPLITS[key] = _split(images, seed, validation, test)
+        while len(_SPLITS) > MOST_SPLITS:
+            _SPLITS.pop(next(iter(_SPLITS)), None)  # another thread may have dropped it
+    return known
+
+
+def _key(images: ImageSet, *settings: float) -> str:
+    """Return a name of all that decides a split; two sets of one digest may differ, as when patients were told afterwards."""
+    asked = hashlib.sha256(repr((settings, images.classes, images.labels.shape)).encode())
+    for one in (images.labels, images.given, images.groups, images.near):
+        asked.update(b"-" if one is None else np.ascontiguousarray(one).tobytes())
+        asked.update(b"|")
+    return asked.hexdigest()
+
+
+def _split(images: ImageSet, seed: int, validation: float, test: float) -> Split:
     parts = {name: np.flatnonzero(images.given == name) for name in ("validation", "test")}
     pool = np.flatnonzero((images.given == "train") | (images.given == ""))
     shares = {name: share for name, share in (("validation", validation), ("test", test)) if not len(parts[name])}
@@ -236,6 +259,8 @@ def split(images: ImageSet, seed: int, *, validation: float = 0.2, test: float =
         chosen = stratify.cut(columns, units, wanted, np.random.default_rng([seed, attempt]), rarest_first=several)
         if chosen is not None:
             parts |= {name: pool[chosen == number] for number, name in enumerate(shares)}
+            for one in parts.values():
+                one.flags.writeable = False  # others are given the same
             return Split(**parts)
     what = "finding is present and absent" if several else "class is"
     raise DataError("data.too_few", f"The patients cannot be split so that every {what} in every part; add patients.")

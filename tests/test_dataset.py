@@ -250,6 +250,21 @@ def test_given_parts_are_kept_and_missing_ones_cut_from_train():
     assert set(lacking.labels[split(lacking, 0).train]) == {0, 1}
 
 
+def test_a_split_that_was_made_is_kept_and_never_given_for_another_set():
+    labels, cases = np.repeat([0, 1], 40), np.arange(80) // 2
+    plain, told = image_set(labels), image_set(labels, cases)
+    first = split(plain, 0)
+    assert split(image_set(labels), 0) is first
+    with pytest.raises(ValueError, match="read-only"):
+        first.test[0] = 1
+    assert split(told, 0) is not first and split(image_set(labels[::-1]), 0) is not first
+    assert split(image_set(labels, given_parts=["test"] * 10 + [""] * 70), 0) is not first
+    assert split(plain, 0, test=0.3) is not first
+    for seed in range(1, dataset.MOST_SPLITS + 2):
+        split(plain, seed)
+    assert split(plain, 0) is not first and np.array_equal(split(plain, 0).test, first.test)
+
+
 def test_seeds_give_different_splits_and_impossible_ones_are_refused():
     labels = np.repeat([0, 1], 40)
     assert not np.array_equal(split(image_set(labels), 0).test, split(image_set(labels), 1).test)

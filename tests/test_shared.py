@@ -11,7 +11,7 @@ from gradio.components.plot import PlotData
 
 from rift import figures
 from rift.ui import shared
-from rift.ui.shared import MOST_MADE, Made, Pace
+from rift.ui.shared import MOST_MADE, Made, Pace, Seen
 from rift.ui.state import sent
 
 
@@ -27,6 +27,26 @@ def test_of_many_pages_that_ask_at_once_one_makes_it_and_all_get_it():
         found = list(pool.map(lambda _: made.once(("one",), make), range(30)))
     assert len(drawn) == 1 and all(one is found[0] for one in found)
     assert made.once(("other",), make) is not found[0] and len(drawn) == 2
+
+
+def test_of_many_who_ask_soon_one_looks(monkeypatch):
+    now, looks = [100.0], []
+    monkeypatch.setattr(shared.time, "monotonic", lambda: now[0])
+    seen = Seen()
+
+    def ask(key="run", seconds=2.0):
+        return seen.once(key, seconds, lambda: looks.append(now[0]) or len(looks))
+
+    assert [ask(), ask(), ask("other")] == [1, 1, 2]
+    now[0] += 1.9
+    assert ask() == 1
+    now[0] += 0.2
+    assert ask() == 3, "what was seen is old"
+    seen.forget("run")
+    assert ask() == 4 and ask() == 4, "somebody changed it"
+    now[0] += 9
+    ask("third")
+    assert list(seen._seen) == ["third"], "nothing old is kept"
 
 
 def test_a_slow_part_of_one_page_holds_up_no_other():

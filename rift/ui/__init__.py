@@ -44,7 +44,7 @@ def build(lab: Lab, device: str = "auto", public: bool = False, apart: bool = Fa
     shown = example.place(lab.root / "example")
     labs = Everyone(lab.root, shown, visit.who) if apart else Labs(lab, shown)
     files = Files(labs, lab)
-    with gr.Blocks(title="RIFT Lab", analytics_enabled=False, delete_cache=(3600, 86400)) as blocks:
+    with session.page(title="RIFT Lab", analytics_enabled=False, delete_cache=(3600, 86400)) as blocks:
         memory = gr.BrowserState(dict(REMEMBERED), storage_key="rift-lab", secret="rift-lab-1")
         ready = gr.State("")  # not among the tabs, whose places are counted
         gr.HTML(TITLE)

@@ -6,10 +6,11 @@ import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 POLL_SECONDS = 1.0
 MOST_MADE = 32  # parts of pages that are remembered as they were last; a few hundred kB each
 MOST_LOOKS = 10.0  # a second, of all pages that watch: an answer costs about 15 ms of the server
@@ -45,6 +46,27 @@ class Made:
             self._made.clear()
 
 
+class Seen:
+    """How something was a moment ago, for all who ask soon after: of many pages that watch it one looks."""
+
+    def __init__(self) -> None:
+        self._seen: dict[Hashable, tuple[float, Any]] = {}
+
+    def once(self, key: Hashable, seconds: float, look: Callable[[], T]) -> T:
+        """Return what was seen at most so long ago, else look."""
+        until, found = self._seen.get(key, (0.0, None))
+        now = time.monotonic()
+        if now >= until:
+            found = look()
+            kept = {one: seen for one, seen in list(self._seen.items()) if seen[0] > now}
+            self._seen = {**kept, key: (time.monotonic() + seconds, found)}
+        return found
+
+    def forget(self, key: Hashable) -> None:
+        """Let the next one look, as when somebody has changed it."""
+        self._seen.pop(key, None)
+
+
 class Pace:
     """How long each page waits until it asks again how something moves: together they ask so often, and no more."""
 
@@ -58,4 +80,9 @@ class Pace:
             self._asked[page] = now
             away = now - 3 * max(POLL_SECONDS, len(self._asked) / self._looks)  # it has missed three turns
             self._asked = {name: then for name, then in self._asked.items() if then >= away}
-            return max(POLL_SECONDS, float(math.ceil(len(self._asked) / self._looks)))
+            return self.now
+
+    @property
+    def now(self) -> float:
+        """The seconds that each of those who watch waits now."""
+        return max(POLL_SECONDS, float(math.ceil(len(self._asked) / self._looks)))

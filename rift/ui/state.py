@@ -16,7 +16,7 @@ from rift.errors import UserError
 from rift.runs import Lab
 from rift.service import Status
 from rift.ui.files import Files
-from rift.ui.shared import POLL_SECONDS, Made, Pace
+from rift.ui.shared import POLL_SECONDS, Made, Pace, Seen
 from rift.ui.widgets import PRIVATE, html, problem, told
 from rift.visitors import Everyone, Labs
 
@@ -154,7 +154,7 @@ def sent(value: Any) -> Any:
 def connect(app: App) -> None:
     """Build the status bar and the polling that moves the whole page; called after the tabs, in their row."""
     seen, ready = gr.State(""), app.ready
-    timer, pace = gr.Timer(POLL_SECONDS, active=False), Pace()
+    timer, pace, recent = gr.Timer(POLL_SECONDS, active=False), Pace(), Seen()
     bar = gr.HTML(elem_id="status", scale=8, min_width=240)
     stop = gr.Button("Stop", variant="stop", size="sm", visible=False, scale=0, min_width=96, elem_id="stop")
     resume = gr.Button("Go on", variant="primary", size="sm", visible=False, scale=0, min_width=96, elem_id="resume")
@@ -169,12 +169,15 @@ def connect(app: App) -> None:
         here = app.shown(memory)
         if here is None:
             return only(gr.Timer(active=False), "", ready, html(IDLE))
+        key = here.lab.root, here.id
         try:
-            status = service.status(here.lab, here.id, device=app.device)
+            status = recent.once(key, pace.now / 2, lambda: service.status(here.lab, here.id, device=app.device))
         except UserError as error:
             return only(gr.Timer(active=False), "", ready, problem(error))
         mark = f"{here.key} {status.version}"
         wait = pace.seconds(str(request.session_hash)) if status.active else POLL_SECONDS  # who only looks once is no watcher
+        if not status.active:
+            recent.forget(key)  # nobody else would look: a page that sees it asks no more
         if mark == seen:
             return only()
         if not status.active and status.done:
@@ -206,6 +209,7 @@ def connect(app: App) -> None:
     def halt(memory: dict[str, str]) -> None:
         if (here := app.shown(memory)) is not None and here.home == "lab":
             service.stop(here.lab, here.id)
+            recent.forget((here.lab.root, here.id))
 
     def go_on(memory: dict[str, str]) -> None:
         if (here := app.shown(memory)) is not None and here.home == "lab":

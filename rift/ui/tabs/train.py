@@ -142,7 +142,7 @@ def build(app: App) -> None:
         asked, home, source = controls.order(values)
         app.lab.adopt(app.labs[home], asked.data)
         name = service.start(app.lab, asked, source, device=app.device)
-        if service.status(app.lab, name, device=app.device).state == "done":
+        if all(run.state == "done" for run in service.runs(service.arms(app.lab, name))):
             gr.Info("Exactly this was trained here before; this is its result. Another seed or setting gives a new one.")
         return app.started(values[0], name), gr.Tabs(selected="watch")
 
