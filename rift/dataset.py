@@ -7,7 +7,6 @@ in it later is noticed (`intact`).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -207,10 +206,6 @@ def _publish(
     return load(folder)
 
 
-MOST_SPLITS = 64
-_SPLITS: dict[str, Split] = {}  # the last ones, by all that decides them: each page asks for its own again and again
-
-
 @dataclass(frozen=True, eq=False)
 class Split:
     """Indices into an image set, sorted; together they are all of it, and no two share an image."""
@@ -229,21 +224,9 @@ def split(images: ImageSet, seed: int, *, validation: float = 0.2, test: float =
     """
     if not (0 < validation < 1 and 0 < test < 1 and validation + test < 1):
         raise SettingError("setting.range", f"validation {validation} and test {test} must be above 0 and together below 1.")
-    key = _key(images, seed, validation, test)
-    if (known := _SPLITS.get(key)) is None:
-        known = _SPLITS[key] = _split(images, seed, validation, test)
-        while len(_SPLITS) > MOST_SPLITS:
-            _SPLITS.pop(next(iter(_SPLITS)), None)  # another thread may have dropped it
-    return known
-
-
-def _key(images: ImageSet, *settings: float) -> str:
-    """Return a name of all that decides a split; two sets of one digest may differ, as when patients were told afterwards."""
-    asked = hashlib.sha256(repr((settings, images.classes, images.labels.shape)).encode())
-    for one in (images.labels, images.given, images.groups, images.near):
-        asked.update(b"-" if one is None else np.ascontiguousarray(one).tobytes())
-        asked.update(b"|")
-    return asked.hexdigest()
+    arrays = (images.labels, images.given, images.groups, images.near)  # not the digest: patients may be told afterwards
+    asked = (seed, validation, test, images.classes)
+    return stratify.once(arrays, asked, lambda: _split(images, seed, validation, test))
 
 
 def _split(images: ImageSet, seed: int, validation: float, test: float) -> Split:

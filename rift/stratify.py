@@ -5,11 +5,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+
+T = TypeVar("T")
+MOST_MADE = 64
+_made: dict[str, Any] = {}
+
+
+def once(arrays: Sequence[np.ndarray | None], asked: Sequence[object], make: Callable[[], T]) -> T:
+    """Return what is made of arrays and settings, for the last MOST_MADE of them made once: each page asks for its own again."""
+    mark = hashlib.sha256(repr((asked, [one is None or (one.shape, one.dtype) for one in arrays])).encode())
+    for one in arrays:
+        mark.update(b"" if one is None else np.ascontiguousarray(one).tobytes())
+    key = mark.hexdigest()
+    if (found := _made.get(key)) is None:
+        found = _made[key] = make()
+        while len(_made) > MOST_MADE:
+            _made.pop(next(iter(_made)), None)  # another thread may have dropped it
+    return found
 
 
 def columns_of(labels: np.ndarray) -> np.ndarray:

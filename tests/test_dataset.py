@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rift import dataset, images
+from rift import dataset, images, stratify
 from rift.dataset import ImageSet, Report, load, split, store
 from rift.errors import DataError, SettingError
 
@@ -260,7 +260,7 @@ def test_a_split_that_was_made_is_kept_and_never_given_for_another_set():
     assert split(told, 0) is not first and split(image_set(labels[::-1]), 0) is not first
     assert split(image_set(labels, given_parts=["test"] * 10 + [""] * 70), 0) is not first
     assert split(plain, 0, test=0.3) is not first
-    for seed in range(1, dataset.MOST_SPLITS + 2):
+    for seed in range(1, stratify.MOST_MADE + 2):
         split(plain, seed)
     assert split(plain, 0) is not first and np.array_equal(split(plain, 0).test, first.test)
 
