@@ -17,7 +17,7 @@ from rift.runs import ENDED, Lab, Run
 from tests.test_train import experiment, lab  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.slow
-PATIENCE_SECONDS = 240
+PATIENCE_SECONDS = 600
 
 
 def own_lab(source: Lab, folder: Path) -> Lab:

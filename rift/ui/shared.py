@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
 from collections import OrderedDict
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 POLL_SECONDS = 1.0
 MOST_MADE = 32  # parts of pages that are remembered as they were last; a few hundred kB each
-MOST_LOOKS = 10.0  # a second, of all pages that watch: an answer costs about 15 ms of the server
+MOST_LOOKS = 3.0 * (os.cpu_count() or 1)  # a second, of all pages that watch: what they take, the training that they watch lacks
 
 
 class Made:

@@ -9,7 +9,7 @@ from rift import exercises, service
 from tests.browser.actions import kinds, reload, state, tab, upload, zipped
 
 pytestmark = pytest.mark.browser
-LONG_MS = 240_000  # for what has to be trained first
+LONG_MS = 480_000  # for what has to be trained first
 
 
 def opened(page, name: str):

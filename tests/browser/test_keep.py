@@ -12,7 +12,7 @@ from rift.runs import Lab
 from tests.browser.actions import drop, kinds, settings, start, state, tab, upload, zipped
 
 pytestmark = pytest.mark.browser
-LONG_MS = 120_000
+LONG_MS = 360_000
 
 
 def keep(page, name: str) -> None:

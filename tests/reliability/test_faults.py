@@ -41,7 +41,7 @@ from tests.reliability import faults
 
 ROOT = Path(__file__).parents[2]
 KEY = b"the key of a lab"
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 180.0
 
 
 @pytest.fixture(scope="module")
