@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Error, Locator, Page, expect
 
 from rift import images
 from rift.ui.diagnostic import title
@@ -106,4 +106,9 @@ def message(page: Page, text: str | re.Pattern) -> None:
 def reload(page: Page) -> None:
     """Reload a page; what Gradio says when it is left with a poll in flight is no fault of the page that comes."""
     page.watch.expect("AbortError: signal is aborted", "Unexpected error Connection errored out")
-    page.reload()
+    try:
+        page.reload()
+    except Error as error:  # a server that is back makes Gradio's page reload itself, and of two reloads one is given up
+        if "ERR_ABORTED" not in error.message:
+            raise
+        page.wait_for_load_state("load")
