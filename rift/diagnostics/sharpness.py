@@ -37,7 +37,7 @@ from rift.model import Backbone, Classifier
 
 TITLE = "Sharpness"
 PRESETS: dict[str, dict] = {
-    "quick": {"images": 32, "radii": 3, "steps": 3, "iterations": 8, "directions": 3, "points": 3, "grid": 2},
+    "quick": {"images": 24, "radii": 3, "steps": 3, "iterations": 8, "directions": 3, "points": 2, "grid": 2},
     "thorough": {"images": 500, "radii": 5, "steps": 20, "iterations": 60, "directions": 10, "points": 10, "grid": 5},
 }
 GRADIENT, HESSIAN = 3, 11  # what they cost, in passes through the model (measured): for the time left
