@@ -116,9 +116,9 @@ SECTIONS = {
     ),
     "presets": Section(
         "Diagnostics that run the models",
-        "The quick preset of each, on 200 test drawings, for each arm: seconds of the wall clock (of the processor). Most "
-        "of what `corruption` takes is the passes of 4,760 images through the models; `spread` inverts 50 images through each "
-        "block of the pretrained model, which the arms after the first take from the lab's cache.",
+        "The quick preset of each, on 200 test drawings, for each arm: seconds of the wall clock (of the processor). "
+        "`spread` inverts 50 images through each block of the pretrained model, which the arms after the first take from the "
+        "lab's cache.",
         _presets,
         presets.table,
     ),
