@@ -76,7 +76,7 @@ def test_stop_keeps_what_is_done_and_go_on_finishes(page, server):
     message(page, "Go on takes it up from where it was.")
     expect(page.locator("#stop")).not_to_be_visible()
     (first, second) = service.runs(service.arms(server.lab, service.comparisons(server.lab)[0]))
-    saved = list((first.path / "checkpoint").glob(f"step-*{checkpoint.ENDING}"))  # none where one step outlasts the patience of Stop
+    saved = list((first.path / "checkpoint").glob(f"step-*{checkpoint.ENDING}"))  # none where a step outlasts Stop
     assert any(event["event"] == "step" for event in first.events()) and second.state == "stopped"
 
     page.locator("#resume").click()
