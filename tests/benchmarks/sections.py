@@ -118,7 +118,7 @@ SECTIONS = {
         "Diagnostics that run the models",
         "The quick preset of each, on 200 test drawings, for each arm: seconds of the wall clock (of the processor). "
         "`spread` inverts 50 images through each block of the pretrained model, which the arms after the first take from the "
-        "lab's cache. The row of `corruption` is of its preset as it was before, 4,760 passes of images in place of 2,720.",
+        "lab's cache.",
         _presets,
         presets.table,
     ),

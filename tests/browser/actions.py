@@ -104,8 +104,7 @@ def message(page: Page, text: str | re.Pattern) -> None:
 
 
 def reload(page: Page) -> None:
-    """Reload a page; what Gradio says when it is left with a poll in flight is no fault of the page that comes."""
-    page.watch.expect("AbortError: signal is aborted", "Unexpected error Connection errored out")
+    """Reload a page, or take that it does so by itself."""
     try:
         page.reload()
     except Error as error:  # a server that is back makes Gradio's page reload itself, and of two reloads one is given up

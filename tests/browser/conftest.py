@@ -9,6 +9,8 @@ import pytest
 
 from tests.browser.server import Server
 
+# What Gradio says of the event that was in flight when its page was left for another
+LEAVING = ("AbortError: signal is aborted", "Unexpected error Connection errored out")
 PATIENCE_MS = 120_000  # the machine may be busy with other work; nothing here waits for a fixed time
 
 
@@ -16,7 +18,7 @@ class Watch:
     """Remembers errors of a page's scripts, its messages to the console, dialogs, and requests to any other host."""
 
     def __init__(self, home: str):
-        self.home, self.problems, self.expected = home, [], ()
+        self.home, self.problems, self.expected, self.documents = home, [], (), 0
 
     def attach(self, page) -> None:
         def dialog(one) -> None:
@@ -26,7 +28,7 @@ class Watch:
         page.on("console", lambda said: self.problems.append(f"console: {said.text}") if said.type == "error" else None)
         page.on("pageerror", lambda error: self.problems.append(f"script: {error}"))
         page.on("dialog", dialog)
-        page.on("request", lambda request: self._host(request.url))
+        page.on("request", self._asked)
 
     def expect(self, *beginnings: str) -> None:
         """Take messages to the console that begin so for what the test provokes itself."""
@@ -36,7 +38,11 @@ class Watch:
     def unexpected(self) -> list[str]:
         return [one for one in self.problems if not one.startswith(self.expected)]
 
-    def _host(self, url: str) -> None:
+    def _asked(self, request) -> None:
+        self.documents += request.resource_type == "document"
+        if self.documents > 1:
+            self.expect(*LEAVING)
+        url = request.url
         if not url.startswith((f"{self.home}/", "data:", "blob:", "about:")):
             self.problems.append(f"request to another host: {url}")
 
