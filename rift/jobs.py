@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
-from rift import disk, measurement, process, quota
+from rift import disk, measurement, process, quota, standby
 from rift.runs import ENDED, Lab, Run, is_held
 
 NICE = 10  # a page with 50 visitors stayed responsive beside training at this priority, and did not at normal priority
@@ -77,17 +77,23 @@ class Workers:
             one.wait()
 
 
-def work(lab: Lab, device: str = "auto", ids: list[str] | None = None, devices: int = 1) -> None:
+def work(lab: Lab, device: str = "auto", ids: list[str] | None = None, devices: int = 1, stand_by: bool = False) -> None:
     """Be the worker: execute what is queued until nothing is left; only this process ever touches CUDA.
 
     Without `ids` it is the lab's one worker: a second one ends at once. A measurement, which somebody waits for, comes before
     the next run. When the system asks the process to end, what is done is saved and the run waits for the next worker.
+    With `stand_by` it makes ready and begins when it is told to.
     """
-    process.listen()
     with suppress(OSError, AttributeError):  # not allowed, or not on this system: then at the usual priority
         os.nice(NICE)
     with suppress(OSError):  # Linux shares the processor among sessions first, and this is one of its own
         Path("/proc/self/autogroup").write_text(str(NICE))
+    if stand_by:
+        from rift import recipe
+
+        if not standby.told(lab.root / "worker.log"):
+            return
+    process.listen()
     alone = FileLock(lab.host / "worker.lock")  # a page that asks whether it is held holds it for a moment: hence the second
     with suppress(Timeout), nullcontext() if ids is not None else alone.acquire(timeout=1):
         (lab.host / "starting").unlink(missing_ok=True)
@@ -145,7 +151,8 @@ def ensure_worker(lab: Lab, device: str = "auto") -> None:
             starting = 0 <= age < START_SECONDS  # a mark of the future is from before the clock was set back
             if not starting and not is_held(lab.host / "worker.lock"):
                 mark.touch()
-                _started.append(start_worker(Lab(lab.host), device))
+                host = Lab(lab.host)
+                _started.append(standby.take(host.root.resolve(), device, lambda: start_worker(host, device)))
     except OSError as error:
         raise disk.refused(error, "in the folder of the lab") from error
 

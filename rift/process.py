@@ -45,7 +45,7 @@ def start(module: str, arguments: Sequence[str], **more: Any) -> subprocess.Pope
     """Start a module of ours, as `python -m` does, in a process of its own; `more` goes to Popen."""
     path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", module, *arguments]
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": path}, **more)
+    return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, **{"stdin": subprocess.DEVNULL, **more})
 
 
 def birth(pid: int) -> str:

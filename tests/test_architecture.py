@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = (
     "errors config memory process windows",
-    "disk dicom",
+    "disk dicom standby",
     "job",
     "catalog lessons archive images model similarity statistics figures vocabulary runs findings stratify"
     " copies lookalikes shortcuts intact",

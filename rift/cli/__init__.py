@@ -242,12 +242,13 @@ def work(
     device: Device = "auto",
     devices: Devices = 1,
     run: Annotated[list[str] | None, typer.Option("--run")] = None,
+    stand_by: Annotated[bool, typer.Option("--stand-by")] = False,
 ) -> None:
     """Be a worker process: execute a lab's queued runs until none is left."""
     from rift import jobs
     from rift.runs import Lab
 
-    jobs.work(Lab(lab), device, run, devices)
+    jobs.work(Lab(lab), device, run, devices, stand_by)
 
 
 def _compare(asked: dict[str, Any], strengths: list[Any], job: Callable[..., dict[str, Any]], **more: Any) -> None:

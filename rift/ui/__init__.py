@@ -15,7 +15,7 @@ from typing import Any
 import gradio as gr
 from starlette.middleware import Middleware
 
-from rift import __version__, archive, cage, example, visitors
+from rift import __version__, archive, cage, example, lending, standby, visitors
 from rift.errors import SettingError
 from rift.runs import Lab
 from rift.ui import endpoints, fresh, front, guard, hosted, session, state, tabs, visit
@@ -68,8 +68,13 @@ def pages() -> list[tuple[str, ModuleType]]:
     return sorted(found, key=lambda pair: pair[1].ORDER)
 
 
-def serve(root: Path, host: str, port: int, device: str = "auto", apart: bool = False, block: bool = True) -> gr.Blocks:
-    """Serve the page and print its address when it answers; port 0 takes a free one, `setting.range` for one that is taken."""
+def serve(
+    root: Path, host: str, port: int, device: str = "auto", apart: bool = False, block: bool = True, stand_by: bool = False
+) -> gr.Blocks:
+    """Serve the page and print its address when it answers; port 0 takes a free one, `setting.range` for one that is taken.
+
+    With `stand_by` a worker is ready before anybody presses Start.
+    """
     public = apart or not guard.is_loopback(host)
     fresh.begin()
     session.begin()
@@ -107,6 +112,8 @@ def serve(root: Path, host: str, port: int, device: str = "auto", apart: bool = 
     except OSError as error:
         raise SettingError("setting.range", f"The port {port} of {host} cannot be used: {error}") from None
     print(address, flush=True)
+    if stand_by and not lending.active():
+        standby.keep(lab.root.resolve(), device)
     if block:
         blocks.block_thread()
     return blocks

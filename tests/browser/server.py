@@ -25,7 +25,8 @@ class Server:
 
     def start(self, port: int) -> str:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "GRADIO_TEMP_DIR": str(self.uploads), **self.environment}
-        command = [sys.executable, str(APP), "--lab", str(self.root), "--port", str(port), "--device", "cpu", *self.options]
+        command = [sys.executable, str(APP), "--lab", str(self.root), "--port", str(port), "--device", "cpu"]
+        command += ["--no-stand-by", *self.options]  # of many servers each would import torch once more
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, env=environment, text=True)
         address = self.process.stdout.readline().strip()
@@ -46,12 +47,13 @@ class Server:
         self.process.communicate()
 
     def workers(self) -> list[int]:
-        """Return the processes that work on this lab, known by the lab's folder in their command."""
+        """Return the processes that work on this lab, known by the lab's folder in their command; not one that stands by."""
         found = []
         for entry in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
                 words = (entry / "cmdline").read_bytes().split(b"\0")
-                if b"work" in words and str(self.root.resolve()).encode() in words:
+                waits = b"--stand-by" in words and os.readlink(entry / "fd" / "0").startswith("pipe:")
+                if b"work" in words and str(self.root.resolve()).encode() in words and not waits:
                     found.append(int(entry.name))
         return found
 
