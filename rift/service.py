@@ -225,7 +225,9 @@ def _ended(runs: Sequence[Run], states: Sequence[str], names: dict[str, str]) ->
     if "lost" in states:
         return "lost", f"The process that trained {names[runs[states.index('lost')].id]} is gone; {kept}. Go on from there."
     why = "when its time on this server was up" if any(map(quota.was_capped, runs)) else ""
-    return "stopped", f"Stopped{' ' + why if why else ''}; {kept}. Go on takes it up from where it was."
+    saved = done or any(any((run.path / "checkpoint").glob("step-*")) for run in runs)
+    further = "takes it up from where it was." if saved else "begins anew: no step was saved yet."
+    return "stopped", f"Stopped{' ' + why if why else ''}; {kept}. Go on {further}"
 
 
 def stop(lab: Lab, name: str) -> None:
@@ -241,10 +243,9 @@ def stop(lab: Lab, name: str) -> None:
 
 def result(lab: Lab, name: str) -> dict[str, Any]:
     """Return the comparison document of `contract.md`, computed once for a finished one; `run.missing` while no run is done."""
-    chosen, home = arms(lab, name), _home(lab, name)
+    chosen, path = arms(lab, name), (home := _home(lab, name)) / "comparison.json"
     if not any(run.state == "done" for run in runs(chosen)):
         raise RunError("run.missing", "No run of this comparison is finished yet; its numbers come with the first one.")
-    path = home / "comparison.json"
     with FileLock(home / "lock"):  # two pages that look at once compute it once
         with suppress(FileNotFoundError, ValueError):  # a damaged one is computed again
             return disk.unsealed(path.read_bytes())

@@ -229,7 +229,11 @@ def test_a_stopped_exercise_can_go_on(lab):
     exercises.begin(lab, asked, "toy.zip")
     exercises.stop(lab, asked)
     stopped = exercises.standing(lab, asked)
-    assert stopped.state == "stopped" and "Go on takes it up" in stopped.message
+    assert stopped.state == "stopped" and "Go on begins anew: no step was saved yet." in stopped.message
+    run = service.runs(service.arms(lab, asked[0].id))[0]
+    (run.path / "checkpoint").mkdir()
+    (run.path / "checkpoint" / "step-0000001.safetensors").touch()
+    assert "Go on takes it up from where it was." in exercises.standing(lab, asked).message
     exercises.begin(lab, asked, "toy.zip")
     assert exercises.standing(lab, asked).state == "running"
     exercises.stop(lab, asked)

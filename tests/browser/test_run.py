@@ -73,10 +73,10 @@ def test_stop_keeps_what_is_done_and_go_on_finishes(page, server):
     under_way(page)
     page.locator("#stop").click()
     state(page, "Stopped")
-    message(page, "Go on takes it up from where it was.")
     expect(page.locator("#stop")).not_to_be_visible()
     (first, second) = service.runs(service.arms(server.lab, service.comparisons(server.lab)[0]))
     saved = list((first.path / "checkpoint").glob(f"step-*{checkpoint.ENDING}"))  # none where a step outlasts Stop
+    message(page, "Go on takes it up from where it was." if saved else "Go on begins anew: no step was saved yet.")
     assert any(event["event"] == "step" for event in first.events()) and second.state == "stopped"
 
     page.locator("#resume").click()
