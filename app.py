@@ -19,7 +19,7 @@ def main() -> int:
     public = bool(os.environ.get("RIFT_PUBLIC") or os.environ.get("SPACE_ID"))
     parser.add_argument("--public", action="store_true", default=public, help="keep visitors apart, each with limits")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where runs are trained")
-    ready = "have a worker ready before anybody presses Start; it takes 0.4 GB of memory"
+    ready = "have a worker ready before anybody presses Start, which takes 1 GB of memory (default on)"
     parser.add_argument("--stand-by", action=argparse.BooleanOptionalAction, default=True, help=ready)
     chosen = parser.parse_args()
 

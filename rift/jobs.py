@@ -91,6 +91,7 @@ def work(lab: Lab, device: str = "auto", ids: list[str] | None = None, devices: 
     if stand_by:
         from rift import recipe
 
+        recipe.make_ready()
         if not standby.told(lab.root / "worker.log"):
             return
     process.listen()

@@ -279,6 +279,11 @@ def _views_key(experiment: Experiment, pretrained: Backbone, parts: dataset.Spli
     return digest([fingerprint(pretrained), len(parts.train), *which])[:24]
 
 
+def make_ready() -> None:
+    """Import what a run imports on its way, by building the embedded model and naming something with it."""
+    catalog.door("backbones", "embedded")().natural_head(["cat"])
+
+
 def pick_device(name: str) -> torch.device:
     """Return the device for `auto`, `cpu` or `cuda`; `run.missing` when CUDA is asked for and absent."""
     if name == "cuda" and not torch.cuda.is_available():

@@ -13,7 +13,7 @@ import torch
 
 from rift import catalog
 from tests.benchmarks import __main__ as command
-from tests.benchmarks import gpu, measured, page, penalties, sections
+from tests.benchmarks import gpu, measured, page, penalties, sections, start
 
 ROOT = Path(__file__).parents[1]
 GPU = {
@@ -197,8 +197,20 @@ def test_tables_tell_the_numbers_of_sections_that_take_long():
     spread, tick = {"p50_seconds": 0.2, "p95_seconds": 0.3}, {"kilobytes_each": 2.0}
     idle = {"tick": tick, "button": {"switch": spread, "ask": spread}}
     busy = {"tick": tick, "button": {"switch": {"p50_seconds": 0.5}, "ask": spread}}
-    text = sections.SECTIONS["app"].table({"page_full": {"data": spread}, "idle": idle, "training": busy})
+    text = sections.SECTIONS["app"].table(
+        {"app_start_seconds": 4.5, "page_full": {"data": spread}, "idle": idle, "training": busy}
+    )
+    assert "answers after its start, s (goal ≤ 5) | 4.50 |" in text
     assert "over one idle, p50 | 2.50 |" in text and "p95 over p50 | 1.50 |" in text
+
+
+def test_the_table_of_starts_tells_each_part_and_its_goal():
+    medians = [
+        [name, {"process": 0.01, "preparing": 0.1, "step": 0.4, "whole": 0.51 + place}] for place, name in enumerate(start.ARMS)
+    ]
+    lines = sections.SECTIONS["start"].table({"medians": medians}).splitlines()
+    assert lines[2].endswith("| 0.01 | 0.10 | 0.40 | 0.51 |  |") and len(lines) == 8
+    assert [line.split("|")[-3:-1] for line in lines if "≤" in line] == [[" 3.51 ", " ≤ 1 "], [" 4.51 ", " ≤ 1 "]]
 
 
 def test_a_section_that_fails_takes_no_other_with_it(monkeypatch, tmp_path):

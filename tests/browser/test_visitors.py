@@ -120,6 +120,7 @@ def test_a_session_is_of_the_key_that_began_it(public, visit):
     post = {"method": "POST", "headers": {"Content-Type": "application/json"}}
     body = json.dumps({**joined[-1], "event_id": "0" * 32})
     assert other.evaluate(ask, ["gradio_api/cancel", {**post, "body": body}])[0] == 404
+    page.locator("#status .state").wait_for()
     before = page.locator("#status").inner_html()
     for event in {one["fn_index"]: one for one in joined}.values():
         assert other.evaluate(ask, ["gradio_api/queue/join", {**post, "body": json.dumps(event)}])[0] == 200, "Gradio takes it"
