@@ -131,8 +131,9 @@ def test_the_bundled_photos_are_read_once_for_all_visitors(tmp_path, monkeypatch
 
 
 def test_the_page_is_made_of_the_stored_numbers():
-    measured, kills = (json.loads(path.read_text()) for path in (reliability_page.LOAD, reliability_page.KILLS))
-    page = reliability_page.render(measured, kills)
+    stored = (reliability_page.LOAD, reliability_page.KILLS, reliability_page.FUZZ)
+    measured, kills, fuzz = (json.loads(path.read_text()) for path in stored)
+    page = reliability_page.render(measured, kills, fuzz)
     assert reliability_page.PAGE.read_text() == page
     assert all(name in measured["rows"] for name in ("S1", "S2", "S3", "S4", "S7", "S8")) and kills["kills"] >= 200
     assert "**Unequal: 0.**" in page and "| **S1** |" in page

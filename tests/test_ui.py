@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import gradio as gr
 import numpy as np
@@ -14,13 +15,14 @@ from markupsafe import Markup
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from rift import api, catalog, images, jobs, ui, visitors
+from rift import api, catalog, history, images, jobs, ui, visitors
 from rift.config import Choice, Training
 from rift.dataset import store
 from rift.errors import DataError, SettingError
 from rift.review import Entry
 from rift.runs import Lab
-from rift.ui import hosted, widgets
+from rift.ui import history as ui_history
+from rift.ui import hosted, shared, widgets
 from rift.ui.files import Files
 from rift.ui.state import duration
 from rift.ui.tabs import watch
@@ -242,3 +244,22 @@ def test_no_two_listeners_of_one_change_wait_for_each_other(page):
         if not isinstance(page[0].blocks[target[0]], gr.State)
     )
     assert waiting and [target for target, many in waiting.items() if many > 1] == []
+
+
+def test_what_was_drawn_goes_with_the_data(tmp_path, monkeypatch):
+    forgot: list[str] = []
+    monkeypatch.setattr(shared.Made, "forget", lambda made: forgot.append("made"))
+    blocks, _ = ui.build(Lab(tmp_path / "lab"))
+    button = next(id for id, one in blocks.blocks.items() if one.elem_id == "sure-erase")
+    (erase,) = [one.fn for one in blocks.fns.values() if (button, "click") in one.targets]
+    erase()
+    assert forgot == ["made"]
+
+
+def test_what_was_drawn_of_a_comparison_goes_with_it(lab, monkeypatch):
+    gone: list[str] = []
+    monkeypatch.setattr(history, "delete", lambda lab, name: gone.append(name))
+    app = SimpleNamespace(lab=lab, made=SimpleNamespace(forget=lambda: gone.append("made")))
+    page = SimpleNamespace(app=app, _place=lambda key: ("lab", key), _fresh=lambda memory: "rows", _quiet=list)
+    memory, *_ = ui_history.History._delete(page, "0123456789abcdef", {"comparison": "0123456789abcdef"})
+    assert gone == ["0123456789abcdef", "made"] and memory["comparison"] == ""

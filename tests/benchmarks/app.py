@@ -182,7 +182,7 @@ def measure(rounds: int) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         began = time.perf_counter()
-        server = Server(Path(folder))
+        server = Server(Path(folder), "--stand-by")
         started = time.perf_counter() - began
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         try:

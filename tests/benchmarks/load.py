@@ -159,8 +159,8 @@ async def s4(bench: Bench) -> Found:
             await until(lambda runs=runs: all(run.state in ENDED for run in runs), 120)  # type: ignore[misc]
         (document,) = await page.ask("result", endpoint("result"), [name, page.key]) or [{}]
         lost += len(document.get("arms", ())) != 2
-        with suppress(TimeoutError):  # it sees that nothing is left, and ends
-            await until(lambda: not bench.server.workers(), 30)
+        with suppress(TimeoutError):  # it sees that nothing is left, and ends; then another stands by
+            await until(lambda: not bench.server.workers() and bool(bench.server.workers(standing_by=True)), 30)
         await page.ask("delete", bench.site.on("sure-erase", "click"))
         await page.close()
         taken.append(time.perf_counter() - began)
@@ -243,7 +243,7 @@ def row(name: str, sessions: int, seconds: float) -> Found:
 
     with tempfile.TemporaryDirectory() as folder:
         threads = {"OMP_NUM_THREADS": str(os.cpu_count())}  # as a worker has them where nobody says another number
-        server = Server(Path(folder), "--public", SPACE_ID="load/benchmark", **threads)
+        server = Server(Path(folder), "--public", "--stand-by", SPACE_ID="load/benchmark", **threads)
         try:
             found = asyncio.run(measure(server))
         finally:

@@ -46,15 +46,15 @@ class Server:
         self.process.kill()
         self.process.communicate()
 
-    def workers(self) -> list[int]:
-        """Return the processes that work on this lab, known by the lab's folder in their command; not one that stands by."""
+    def workers(self, standing_by: bool = False) -> list[int]:
+        """Return the processes that work on this lab, known by the lab's folder in their command; or those that stand by."""
         found = []
         for entry in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
                 words = (entry / "cmdline").read_bytes().split(b"\0")
-                waits = b"--stand-by" in words and os.readlink(entry / "fd" / "0").startswith("pipe:")
-                if b"work" in words and str(self.root.resolve()).encode() in words and not waits:
-                    found.append(int(entry.name))
+                if b"work" in words and str(self.root.resolve()).encode() in words:
+                    waits = b"--stand-by" in words and os.readlink(entry / "fd" / "0").startswith("pipe:")
+                    found += [int(entry.name)] if waits == standing_by else []
         return found
 
     def rest(self) -> None:
