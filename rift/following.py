@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from rift import jobs
@@ -41,22 +43,25 @@ def finish(lab: Lab, runs: Sequence[Run], names: Mapping[str, str], crew: Crew, 
         crew.start(lab, waiting)
     told = {run.id: (0, time.monotonic()) for run in runs}
     try:
-        while waiting:
-            alive = crew.at_work()
-            states = {run.id: run.state for run in waiting}  # looked at first, so that the last word of each run is told
-            for run in waiting:
-                told[run.id] = _tell(run, names[run.id], told[run.id], say)
-            waiting = [run for run in waiting if states[run.id] not in ENDED or ((again or alive) and states[run.id] == "lost")]
-            failure = crew.failure(lab) if waiting and not alive else ""
-            if failure or (waiting and not alive and not again):
-                raise RuntimeError(failure or "no worker is left, and some runs wait")
-            if waiting and not alive:
-                again -= 1
-                say("The worker was ended from outside; another one goes on from what it saved.")
+        with _noted() as pressed:
+            while waiting and not pressed:
+                alive = crew.at_work()
+                states = {run.id: run.state for run in waiting}  # looked at first, so that the last word of each run is told
                 for run in waiting:
-                    lab.requeue(run)
-                crew.start(lab, waiting)
-            time.sleep(POLL_SECONDS)
+                    told[run.id] = _tell(run, names[run.id], told[run.id], say)
+                waiting = [
+                    run for run in waiting if states[run.id] not in ENDED or ((again or alive) and states[run.id] == "lost")
+                ]
+                failure = crew.failure(lab) if waiting and not alive else ""
+                if failure or (waiting and not alive and not again):
+                    raise RuntimeError(failure or "no worker is left, and some runs wait")
+                if waiting and not alive:
+                    again -= 1
+                    say("The worker was ended from outside; another one goes on from what it saved.")
+                    for run in waiting:
+                        lab.requeue(run)
+                    crew.start(lab, waiting)
+                time.sleep(POLL_SECONDS)
         crew.close()
     except KeyboardInterrupt:
         for run in runs:
@@ -67,6 +72,32 @@ def finish(lab: Lab, runs: Sequence[Run], names: Mapping[str, str], crew: Crew, 
                 jobs.stop(run)
         message = f"Stopped; what was done is kept in {lab.root}. The same command goes on from there."
         raise RunError("run.stopped", message) from None
+
+
+@contextmanager
+def _noted() -> Iterator[list[int]]:
+    """Give a list that is no longer empty when Ctrl-C was pressed, which is raised at the end; a second one is raised at once.
+
+    A KeyboardInterrupt that falls into a destructor, as those of locks, is lost, and the command would go on as if nothing was.
+    """
+    pressed: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        if pressed:
+            raise KeyboardInterrupt
+        pressed.append(number)
+
+    try:
+        before = signal.signal(signal.SIGINT, note)
+    except ValueError:  # in another thread than the main one, which no Ctrl-C reaches
+        yield pressed
+        return
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt
 
 
 def _tell(run: Run, name: str, told: tuple[int, float], say: Say) -> tuple[int, float]:

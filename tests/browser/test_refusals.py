@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import expect
 
+from rift.ui.tabs import train
 from tests.browser.actions import drop, field, kinds, only_rift, settings, start, state, tab, upload, zipped
 
 pytestmark = pytest.mark.browser
@@ -73,6 +74,17 @@ def test_a_wrong_setting_is_told_and_start_is_off(page, server):
         expect(page.locator("#start")).to_be_enabled()
     assert not [run for run in server.lab.runs() if run.experiment.strength < 0]
     state(page, "Example")
+
+
+def test_settings_are_kept_only_once_those_of_before_were_asked_for(page):
+    kept = "localStorage.getItem('rift-lab-train')"
+    page.wait_for_function("window.riftRecalled")
+    page.evaluate("localStorage.removeItem('rift-lab-train'); window.riftRecalled = undefined")
+    page.evaluate(train.KEEP, "defaults of a page that is slow to load")
+    assert page.evaluate(kept) is None
+    page.evaluate(train.RECALLED, "first")
+    page.evaluate(train.KEEP, "then")
+    assert page.evaluate(kept) == "then"
 
 
 @pytest.mark.slow

@@ -26,7 +26,9 @@ TASK_INFO = (
 )
 PAIRED = ("the same images, split alike", "the same order and the same augmentations")
 # What a person last chose stays in this browser, and nowhere else; a browser that keeps nothing begins with the defaults.
-KEEP = "text => { try { if (text) localStorage.setItem('rift-lab-train', text) } catch { } }"
+# Nothing is kept before what was kept is asked for: a page that is slow to load would keep its defaults, and then recall them
+KEEP = "text => { try { if (text && window.riftRecalled) localStorage.setItem('rift-lab-train', text) } catch { } }"
+RECALLED = f"text => {{ window.riftRecalled = true; ({KEEP})(text) }}"
 RECALL = "() => { try { return [localStorage.getItem('rift-lab-train') ?? ''] } catch { return [''] } }"
 SAVE = """text => {
   const link = document.createElement('a')
@@ -166,7 +168,7 @@ def build(app: App) -> None:
     levels = json.dumps({name: controls.form.show(PRESETS[preset]) for name, preset in LEVELS.items()})
     controls.level.input(None, controls.level, controls.form.inputs, js=f"name => ({levels})[name]")
     again = app.blocks.load(recalled, slot, controls.filled, js=RECALL, **PRIVATE)
-    again.then(preview, inputs, shown, **PRIVATE)
+    again.then(preview, inputs, shown, **PRIVATE).then(None, kept, None, js=RECALLED)
     changes = [app.remembered().change, *(one.change for one in inputs if one is not app.memory)]
     gr.on(changes, preview, inputs, shown, trigger_mode="always_last", concurrency_limit=None, **PRIVATE)
     kept.change(None, kept, None, js=KEEP)
