@@ -142,8 +142,9 @@ def buttons(page, rounds: int) -> dict[str, Any]:
         switched.append(took(page, option, "#tab-train", words))
     actions.tab(page, "Compare")
     actions.tab(page, "Zero-shot")
+    page.get_by_label("A photo of your own").check()
     actions.drop(page, "photo-zero_shot", "photo.jpg", PHOTO)
-    page.locator("#preview-zero_shot img").wait_for()
+    page.locator("#own-zero_shot img[alt='your photo']").wait_for()
     field = page.get_by_label("Words to choose from")
     for turn in range(2 * max(2, rounds // 8)):  # an even number, so that the words change every time
         count = 2 + turn % 2

@@ -107,7 +107,10 @@ SECTIONS = {
         penalties.table,
     ),
     "command": Section(
-        "The whole command", "`python -m rift compare` on 200 drawings, 10 epochs, both arms.", command.measure, command.table
+        "The whole command",
+        "`python -m rift compare` on 200 drawings, 10 epochs, both arms. The arm without comes first, and pays for what both need.",
+        command.measure,
+        command.table,
     ),
     "start": Section(
         "From Start to the first step",

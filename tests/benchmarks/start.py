@@ -73,7 +73,9 @@ def trained(lab: Lab, rate: float) -> list[dict[str, float]]:
 def ready(lab: Lab) -> None:
     """Have a worker stand by, and return when it has nothing more to do: its processor time stands still."""
     standby.keep(lab.root.resolve(), "cpu")
-    (worker,) = filter(None, standby._ready.values())
+    worker = standby._ready[lab.root.resolve(), "cpu"]
+    if worker is None:
+        raise RuntimeError("no worker can stand by here")
     used, before = 0.0, -1.0
     while used != before:
         time.sleep(1)
@@ -82,6 +84,8 @@ def ready(lab: Lab) -> None:
 
 def rested() -> None:
     """End the one that stands by, so that the next round begins as the first."""
+    while None in standby._ready.values():  # it follows the worker that has ended
+        time.sleep(0.05)
     for worker in filter(None, standby._ready.values()):
         worker.kill()
         worker.wait()
