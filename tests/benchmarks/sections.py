@@ -108,7 +108,7 @@ SECTIONS = {
     ),
     "command": Section(
         "The whole command",
-        "`python -m rift compare` on 200 drawings, 10 epochs, both arms. The arm without comes first, and pays for what both need.",
+        "`python -m rift compare` on 200 drawings, 10 epochs, both arms; the one without is first, and pays for what both need.",
         command.measure,
         command.table,
     ),
