@@ -177,7 +177,7 @@ def test_the_command_merges_what_was_measured_elsewhere_and_writes_the_page(monk
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["steps", "similarity"])
 def test_a_small_version_of_a_section_runs_and_can_be_shown(name):
-    """The others call what has tests of its own: the command line, kills, diagnostics, the page."""
+    """The others call what has tests of its own: the command line, diagnostics, the page."""
     found = json.loads(json.dumps(sections.measure(name, True, {})))["sections"][name]
     text = sections.SECTIONS[name].table(found["numbers"])
     assert found["quick"] and len(text.splitlines()) > 2
@@ -191,9 +191,6 @@ def test_a_small_version_of_a_section_runs_and_can_be_shown(name):
 def test_tables_tell_the_numbers_of_sections_that_take_long():
     job = {"total_ratio_cold": 1.021, "total_ratio_cached_targets": 0.998}
     assert "| 1.021 |" in sections.SECTIONS["command"].table({"main_job": job})
-    kills = {"kills": 7, "by kind": {"at a step": 4, "at a file operation": 3}, "runs": 2, "resumed from a checkpoint": 5}
-    text = sections.SECTIONS["kills"].table({**kills, "unequal": [{}]})
-    assert "7 kills (4 at a step, 3 at a file operation) in 2 runs" in text and "**1** ended otherwise" in text
     spread, tick = {"p50_seconds": 0.2, "p95_seconds": 0.3}, {"kilobytes_each": 2.0}
     idle = {"tick": tick, "button": {"switch": spread, "ask": spread}}
     busy = {"tick": tick, "button": {"switch": {"p50_seconds": 0.5}, "ask": spread}}

@@ -17,8 +17,8 @@ Made by `python -m tests.benchmarks --write`. Contestants take turns within one 
 median (lower to upper quartile). Times in seconds depend on the machine and are not comparable between sections; ratios are.
 Goals are measured and told, never asserted by a test.
 
-Two benchmarks have pages or commands of their own and are not repeated here: what each penalty does on real images
-(`python -m tests.benchmarks.results`, [RESULTS.md](RESULTS.md)) and fifty visitors at once (`python -m tests.benchmarks.load`).
+Others have pages of their own and are not repeated here: what each penalty does on real images ([RESULTS.md](RESULTS.md)), fifty
+visitors at once and 200 killed runs ([RELIABILITY.md](RELIABILITY.md)), ten thousand runs ([docs/scale.md](docs/scale.md)).
 """
 
 

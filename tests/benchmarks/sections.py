@@ -66,20 +66,6 @@ def _over(busy: dict[str, Any], idle: dict[str, Any], name: str) -> float:
     return float(busy[name]["p50_seconds"]) / float(idle[name]["p50_seconds"])
 
 
-def _kills(quick: bool) -> dict[str, Any]:
-    from tests.reliability import kills
-
-    return kills.carry_out(3 if quick else 50)
-
-
-def _kills_table(numbers: dict[str, Any]) -> str:
-    kinds = ", ".join(f"{count} {kind}" for kind, count in numbers["by kind"].items())
-    return (
-        f"{numbers['kills']} kills ({kinds}) in {numbers['runs']} runs, {numbers['resumed from a checkpoint']} of them resumed "
-        f"from a checkpoint; **{len(numbers['unequal'])}** ended otherwise than a run that nobody disturbed, to the last bit."
-    )
-
-
 SECTIONS = {
     "training": Section(
         "Training, beside its floor and its peers",
@@ -141,12 +127,6 @@ SECTIONS = {
         _app,
         _app_table,
         lambda: "" if find_spec("playwright") else "no browser",
-    ),
-    "kills": Section(
-        "Killed with -9",
-        "Runs killed at random steps and in the middle of writing files, then taken up again.",
-        _kills,
-        _kills_table,
     ),
 }
 
