@@ -144,6 +144,8 @@ def _safe_name(info: zipfile.ZipInfo, limits: Limits) -> str:
     if not info.flag_bits & 0x800 and not name.isascii():
         with suppress(UnicodeError):
             name = name.encode("cp437").decode("utf-8")  # many tools write UTF-8 without saying so
+    if not name:
+        raise DataError("data.archive", "A file in the zip has no name; make the zip again.")
     parts = name.rstrip("/").split("/")
     if "\0" in name or "\\" in name or name.startswith("/") or ".." in parts or re.match(r"[A-Za-z]:", name):
         raise DataError("data.escape", f"The name {plain(name)!r} in the zip leads outside of it; use plain relative names.")

@@ -136,6 +136,15 @@ def zipped(files: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> 
     return file.getvalue()
 
 
+def nameless(rng: np.random.Generator) -> bytes:
+    """A zip with a file whose name is empty, at which zipfile itself fails with an IndexError."""
+    file = io.BytesIO(zipped(good(rng)))
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr(zipfile.ZipInfo("x"), b"x")
+        archive.infolist()[-1].filename = ""
+    return file.getvalue()
+
+
 def extra(name: str, data: Callable[[np.random.Generator], bytes] | bytes, **more: bytes) -> Make:
     """A good upload and one file more; its name ends in /x.… so that it can be found again."""
     return lambda rng: zipped({**good(rng), **more, name: data if isinstance(data, bytes) else data(rng)})
@@ -450,6 +459,7 @@ CASES = [
         check=classes("cat", "dog"),
     ),
     Case("Z29 parts", lambda rng: zipped(split(rng)), "N", check=lambda one: sorted(set(one.given)) == ["test", "train"]),
+    Case("Z29 nameless", nameless, "R", "data.archive", "has no name", note="no row of the plan: the fuzzer found it"),
     Case("Z30 tar", tarred, "R", "data.archive", "is no zip"),
     Case("Z30 7z", lambda rng: b"7z\xbc\xaf\x27\x1c" + rng.bytes(99), "R", "data.archive", "is no zip"),
     Case("Z30 rar", lambda rng: b"Rar!\x1a\7\1\0" + rng.bytes(99), "R", "data.archive", "is no zip"),
