@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import struct
 import tempfile
@@ -24,6 +25,20 @@ HTJ2K = (
     "/0//UQApQAAAAAAQAAAAEAAAAAAAAAAAAAAAEAAAABAAAAAAAAAAAAABDwEB/1AACAACAAAACv9SAAwAAgABAAUEBEAB/1wAEyCIkJCQkJCQkJCQkJCQiIiI/2QAFwABT3Bl"
     "bkpQSCBWZXIgMC4yNi4zLv+QAAoAAAAAAIYAAf+TwAAmt/YFB3QAAMAAE0AAEwBG+QMHdABG+QMHdADAABPAABOAoIDyAoJ0AKAE5QCjVADAABVQAAVYSJAgQfKqcgJ1AEgi"
     "QYLkwEIB7LYAwAAtCAAFpgICAgICAgIC58p6enGCeAACBQQEBAQEBP79jGB79jGB7LoA/9k="
+)
+
+# A drawn ramp as JPEG-LS, changed by the fuzzer until GDCM's decoder ended the process: an exception that C++ catches nowhere
+ENDS_GDCM = zlib.decompress(
+    base64.b85decode(
+        "c-p;EO-NKx6h8OOG+y%Wjg|~iaV-QF@woT>-oc2`8B57=#8E0Jn80n|PNPMWN~;!<&@Kqtv=WIRP!n?}EnD<M6GPA@Wr`>)gI?#p_bhbbvcr9R-~G<H=jYuE"
+        "@Xvhs|CZ~|<~798fjB%t)PO*tM<E)~5J&rufG|u$+T0MFb7?q+Fl_vU;h{f<5j2Rf3>)`4?%Vd9P&?a@T!R+$^3ZF#2Ko)lm7LoaDncL#?%{{&Idb6`%He9z"
+        "3dO#Ia4wh4vq))!?%sHyP~`h}Ng=hXO9~8f-4sl2x<Xi-0*8@&69{Yp6QsFJn;xSugjE5fOOP#UP#B>whAa*jiaGSo!q6b#yn2KT1_}x}=2n=&Sis6U%i$Su"
+        "Suh5T*hgl+`E8jNX;(<sGA&DZ4i{2lhtiTBw>fH#XITuI_U2jKlgAZ~DYy{Qad1dSq|?&0)6%hp=StzYp2yRYVV7z`21)2IDr}9A1-*Bw`!A|D(Ft)>8X#X7"
+        "EM)tJ3;AA?b*j5YFGFuKU>q3`#dKsOU{q!4P^=zVEYMVD5>x+lu+Ry^dQP3ie8qqXWFz`OLDjC_)Pwivqy6@ws-C67DnaeFzXjhnu|6jx3H}dgB)*SNEK3eS"
+        "#(xWx5EcL6=z;QhJVwfyi*=CUsdyqrV&O`}Q}s}i2|~)NtW*kD_q5gs<=Gak%!X)#rX|7^r<`@)(i*5<%1mptG?ikvY5No{IS}HGu$G)TNzdwc+EYDz<|=N>"
+        "bK6K-lVaCuSsz<C{B!K_rBnCLcidec+n8V6nAcVo16)Fbm1C7k4ec{|HeaiSZ2L+ju=laAOQ9_{uZ7OqmopoYw))Eml&uN!DU7eYt9v*R+W7Hnk+yo>i!}0K"
+        "C#*RUWvfm+y%A=sUyh{Brk7EHg|4PZTixi2wAiD+VRLGa*{a`+sPVe{QKiY#FQWM8A9rSHKCv^w<f|yG?7#W#SAzTg0~aG}n*"
+    )
 )
 
 

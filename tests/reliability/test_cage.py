@@ -16,6 +16,7 @@ import pytest
 from rift import ask, cage, drafts, images, upload
 from rift.errors import DataError
 from rift.runs import Lab
+from tests.reliability import dicoms
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="files are read in the app's own process where there is no fork")
 
@@ -93,6 +94,13 @@ def test_a_file_that_ends_its_reader_is_left_out_by_name(pack, tmp_path, hostile
     (left,) = found.report.skipped
     assert (left.file, left.code) == ("a/3.png", "data.image") and "left out" in left.message
     assert time.monotonic() - began < 60 and not list((tmp_path / "lab").glob(".*")), "nothing half read is left"
+
+
+def test_a_picture_at_which_a_decoder_ends_the_process_is_left_out_by_name(tmp_path):
+    files = {f"{name}/{number}.png": picture(number) for number, name in enumerate("ab" * 5)}
+    found = cage.read(zipped(tmp_path / "x.zip", {**files, "a/bad.dcm": dicoms.ENDS_GDCM}), tmp_path / "lab")
+    (left,) = found.report.skipped
+    assert len(found) == 10 and (left.file, left.code) == ("a/bad.dcm", "data.image") and "left out" in left.message
 
 
 def test_a_fault_of_our_own_leaves_a_trace_without_what_was_read(tmp_path, hostile, capfd):
