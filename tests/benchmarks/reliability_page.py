@@ -73,8 +73,8 @@ own code, which is C, is not seen by it.
 {fuzz}
 
 It found two things. A zip with a file whose name is empty ended in an error of `zipfile` itself: it is refused in words now, and
-the row of the zip is of the time after. A damaged JPEG-LS picture in a DICOM file makes GDCM's decoder end its process: in the app
-that is the reading child, and the picture is left out by name (`test_cage.py` has it).
+the row of the zip is of the time after. A damaged JPEG-LS picture in a DICOM file makes GDCM's decoder end its process: in the
+app that is the reading child, and the picture is left out by name (`test_cage.py` has it).
 
 ## Fifty visitors on two cores
 

@@ -126,7 +126,7 @@ SECTIONS = {
     ),
     "app": Section(
         "The page",
-        "In Chromium, idle and while a run trains. Until the app answers: importing torch 1.4 s and Gradio 2.3 s, our own modules "
+        "In Chromium, idle and while a run trains. Until the app answers: importing torch 1.4 s and Gradio 2.3 s, our modules "
         "1.0 s, Gradio's making of the page 2.7 s (one start, measured apart); a start alone took 7.5 to 7.9 s of four.",
         _app,
         _app_table,
