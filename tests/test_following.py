@@ -16,7 +16,7 @@ from tests.test_train import experiment, lab  # noqa: F401 - a fixture
 class Pressing:
     """A crew that works for ever, while somebody presses Ctrl-C just when something is thrown away."""
 
-    again = 0
+    again, looks = 0, 0
 
     class Thrown:
         def __del__(self):
@@ -26,6 +26,8 @@ class Pressing:
         pass
 
     def at_work(self):
+        self.looks += 1
+        assert self.looks < 20, "Ctrl-C was lost"
         self.Thrown()
         return True
 
