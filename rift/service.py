@@ -18,7 +18,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from rift import catalog, comparison, disk, estimate, jobs, measurement, process, quota, report, space
+from rift import catalog, checkpoint, comparison, disk, estimate, jobs, measurement, process, quota, report, space
 from rift.comparison import Arm
 from rift.config import Experiment, digest
 from rift.dataset import ImageSet, Split, load, parts, refuse_misfit
@@ -225,7 +225,7 @@ def _ended(runs: Sequence[Run], states: Sequence[str], names: dict[str, str]) ->
     if "lost" in states:
         return "lost", f"The process that trained {names[runs[states.index('lost')].id]} is gone; {kept}. Go on from there."
     why = "when its time on this server was up" if any(map(quota.was_capped, runs)) else ""
-    saved = done or any(any((run.path / "checkpoint").glob("step-*")) for run in runs)
+    saved = done or any(any((run.path / "checkpoint").glob(f"step-*{checkpoint.ENDING}")) for run in runs)
     further = "takes it up from where it was." if saved else "begins anew: no step was saved yet."
     return "stopped", f"Stopped{' ' + why if why else ''}; {kept}. Go on {further}"
 

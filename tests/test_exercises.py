@@ -232,6 +232,8 @@ def test_a_stopped_exercise_can_go_on(lab):
     assert stopped.state == "stopped" and "Go on begins anew: no step was saved yet." in stopped.message
     run = service.runs(service.arms(lab, asked[0].id))[0]
     (run.path / "checkpoint").mkdir()
+    (run.path / "checkpoint" / "step-0000001.safetensors.torn").touch()
+    assert "Go on begins anew" in exercises.standing(lab, asked).message, "half a file is none"
     (run.path / "checkpoint" / "step-0000001.safetensors").touch()
     assert "Go on takes it up from where it was." in exercises.standing(lab, asked).message
     exercises.begin(lab, asked, "toy.zip")
