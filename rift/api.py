@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from rift import catalog, comparison, following, lineup, service, tuning
+from rift import catalog, comparison, following, lineup, noted, service, tuning
 from rift import cluster as machines
 from rift import report as page
 from rift.comparison import Arm
@@ -260,6 +260,7 @@ def listing(menu: str, lab: str | Path | None = None) -> list[dict[str, Any]]:
             shuffled = f", {SHUFFLED}" if one.training.shuffle_labels else ""
             summary = f"{run.state}: {one.backbone.name}, {one.method.name}, {one.regularizer.name}, seed {one.seed}{shuffled}"
             rows.append({"name": run.id, "summary": summary, "settings": one.model_dump(mode="json")})
+        noted.of(Path(lab)).keep()
         return rows
     if menu not in catalog.DOORS:
         raise SettingError("setting.unknown", f"There is no menu {menu!r}; there is {', '.join(catalog.DOORS)} and runs.")

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rift import space, tuning
+from rift import noted, space, tuning
 from rift.config import Experiment
 from rift.dataset import ImageSet, Split
+from rift.disk import stamp
 from rift.runs import ENDED, Lab, Run
 
 START_SECONDS = 6.0  # a worker's imports, once
@@ -178,13 +179,20 @@ _known: dict[str, _Facts] = {}
 
 
 def _facts(run: Run) -> _Facts | None:
-    """Return the facts of a finished run; read once, since a finished run does not change."""
-    if run.id not in _known and (result := run.result()) is not None:
-        device = "cpu" if result.get("environment", {}).get("device", "cpu") == "cpu" else "cuda"
-        sizes = result.get("backbone", {}).get("parameters", 0), result.get("trainable_parameters", 0)
-        step, peak = result["numbers"].get("step_milliseconds"), result.get("peak_bytes", 0)
-        _known[run.id] = _Facts(_key(run.experiment), step, device, peak, *sizes)
+    """Return the facts of a finished run; noted, since a finished run does not change. A damaged one says nothing."""
+    if run.id not in _known and run.state == "done":
+        path, notes = f"runs/{run.id}/result.json", noted.of(run.path.parents[1])
+        key, *rest = notes.find("facts", path, stamp(run.path / "result.json"), lambda: _read(run))
+        _known[run.id] = _Facts(tuple(key), *rest)
     return _known.get(run.id)
+
+
+def _read(run: Run) -> _Facts:
+    result = run.result() or {}
+    device = "cpu" if result.get("environment", {}).get("device", "cpu") == "cpu" else "cuda"
+    sizes = result.get("backbone", {}).get("parameters", 0), result.get("trainable_parameters", 0)
+    step, peak = result["numbers"].get("step_milliseconds"), result.get("peak_bytes", 0)
+    return _Facts(_key(run.experiment), step, device, peak, *sizes)
 
 
 @functools.cache

@@ -1,6 +1,6 @@
 """All comparisons of a lab as rows of a table, what differs between two of them, and what goes when one is deleted.
 
-A row is derived from the comparison's own files and remembered until one of them changes; only the state is looked up each time.
+A row is derived from the comparison's own files and noted until one of them changes; only the state is looked up each time.
 """
 
 from __future__ import annotations
@@ -9,11 +9,9 @@ import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from rift import comparison, dataset, disk, jobs, measurement, naming, service, trained
+from rift import comparison, dataset, disk, jobs, measurement, naming, noted, service, trained
 from rift.errors import RunError, UserError
 from rift.runs import ENDED, Lab, Run
 
@@ -57,23 +55,29 @@ def entries(labs: Mapping[str, Lab]) -> list[Entry]:
         for name in service.comparisons(lab):
             with suppress(UserError, OSError, ValueError, KeyError):
                 found.append(entry(home, lab, name))
+        noted.of(lab.root).keep()
     return sorted(found, key=lambda one: (one.pinned, one.created), reverse=True)
 
 
 def entry(home: str, lab: Lab, name: str) -> Entry:
     """Return one row; `run.missing` where there is no such comparison."""
-    found = service.runs(service.arms(lab, name))
-    states = [run.state for run in found]
-    order = lab.comparisons / name / "order.json"
-    files = [f"{order}", f"{order.parent}/label.json", *(f"{run.path}/result.json" for run in found)]
-    title, images, arms, seeds, created, pinned = _derived(lab.root, name, tuple(map(disk.stamp, files)))
-    return Entry(home, name, title, images, arms, seeds, state_of(states), created, pinned)
+    notes, asked = noted.of(lab.root), f"comparisons/{name}/order.json"
+    data, ids = notes.find("runs", asked, disk.stamp(f"{lab.root}/{asked}"), lambda: _asked(lab, name))
+    states = [lab.run(id).state for id in ids]
+    files = [asked, f"comparisons/{name}/label.json", f"data/{data}/manifest.json", *(f"runs/{id}/result.json" for id in ids)]
+    stamps = [disk.stamp(f"{lab.root}/{file}") for file in files]
+    title, images, arms, seeds, created, pinned = notes.find("row", asked, stamps, lambda: _derived(lab, name))
+    rows = tuple((arm, numbers) for arm, numbers in arms)
+    return Entry(home, name, title, images, rows, seeds, state_of(states), created, pinned)
 
 
-@lru_cache(maxsize=8192)
-def _derived(root: Path, name: str, stamps: tuple[tuple[int, ...] | None, ...]) -> tuple[Any, ...]:
-    """Return all of a row but its state; `stamps` are those of its files."""
-    lab = Lab(root)
+def _asked(lab: Lab, name: str) -> tuple[str, list[str]]:
+    """Return the image set of a comparison and the ids of its runs."""
+    return service.order_of(lab, name)[0].data, [run.id for run in service.runs(service.arms(lab, name))]
+
+
+def _derived(lab: Lab, name: str) -> tuple[Any, ...]:
+    """Return all of a row but its state."""
     order, label = service.order_of(lab, name)[0], naming.label_of(lab, name)
     try:
         images = dataset.load(lab.data / order.data).name
@@ -214,4 +218,4 @@ def forget() -> None:
     """Drop what this process remembers of comparisons and of finetuned models."""
     service.forget()
     trained.forget()
-    _derived.cache_clear()
+    noted.of.cache_clear()

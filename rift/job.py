@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,14 @@ def is_held(path: Path) -> bool:
 class Job:
     """A directory that a worker acts on: `events.jsonl` (append-only, one writer), `stop`, `lock` (held while alive)."""
 
-    def __init__(self, path: Path):
-        self.path, self.id = path, path.name
+    def __init__(self, path: Path | str):
+        self._path = os.fspath(path)
+        self.id = os.path.basename(self._path)
+
+    @cached_property
+    def path(self) -> Path:
+        """The directory, made when it is asked for: a list of ten thousand runs asks for few."""
+        return Path(self._path)
 
     def events(self) -> list[dict[str, Any]]:
         """Return all events so far; a torn last line is ignored."""

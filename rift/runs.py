@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from rift import disk
+from rift import disk, noted
 from rift.config import Experiment
 from rift.disk import write_bytes, write_json
 from rift.errors import RunError
@@ -66,7 +66,7 @@ class Run(Job):
     @property
     def _intact(self) -> bool | None:
         """Whether the finished run's numbers are those that it wrote, None while there are none."""
-        path = f"{self.path}/result.json"  # a list of ten thousand runs asks for each: text is joined faster than paths are
+        path = f"{self._path}/result.json"  # a list of ten thousand runs asks for each: text is joined faster than paths are
         stamp = disk.stamp(path)
         return None if stamp is None else _intact(path, stamp)
 
@@ -109,9 +109,14 @@ class Run(Job):
             return None
 
 
-@lru_cache(maxsize=1 << 17)  # more than a lab has: one less, and a list of all would read every document each time it is made
+@lru_cache(maxsize=1 << 17)  # more than a lab has: one less, and a list of all would look at every note each time it is made
 def _intact(path: str, stamp: tuple[int, ...]) -> bool:
-    """Whether a sealed document is what was written; looked at anew when its stamp changes."""
+    """Whether a run's sealed result is what was written; looked at anew when its stamp changes, by the next process too."""
+    root = os.path.dirname(os.path.dirname(os.path.dirname(path)))
+    return bool(noted.of(Path(root)).find("whole", path[len(root) + 1 :], stamp, lambda: _is_whole(path)))
+
+
+def _is_whole(path: str) -> bool:
     try:
         disk.unsealed(Path(path).read_bytes())
     except (OSError, ValueError):
@@ -231,4 +236,4 @@ class Lab:
             for one in entries:
                 if not one.name.startswith(".") and (stamp := disk.stamp(f"{one.path}/experiment.json")):
                     found.append((stamp[2], one.name))
-        return [Run(self._runs / name) for _, name in sorted(found)]
+        return [Run(f"{self._runs}/{name}") for _, name in sorted(found)]

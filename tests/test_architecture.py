@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = (
     "errors config memory process windows",
     "disk dicom standby",
-    "job",
+    "job noted",
     "catalog lessons archive images model similarity statistics figures vocabulary runs findings stratify"
     " copies lookalikes shortcuts intact",
     "space checkpoint accumulate distributed",
