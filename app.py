@@ -26,11 +26,15 @@ def main() -> int:
     if os.environ.get("SPACES_ZERO_GPU"):  # there it has to come before torch
         with suppress(ImportError):
             import spaces  # noqa: F401
+    from rift import process
     from rift.errors import UserError
-    from rift.ui import serve
 
     try:
-        serve(chosen.lab, chosen.host, chosen.port, chosen.device, chosen.public, stand_by=chosen.stand_by)
+        with process.starting():
+            from rift.ui import serve
+
+            page = serve(chosen.lab, chosen.host, chosen.port, chosen.device, chosen.public, stand_by=chosen.stand_by)
+        page.block_thread()
     except UserError as error:
         print(f"error[{error.code}]: {error.sentence}", file=sys.stderr)
         return 2

@@ -10,8 +10,8 @@ neighboring slices too, 0.966 or less. Cut-outs, other turns and strongly change
 from __future__ import annotations
 
 import numpy as np
+import scipy
 from PIL import Image
-from scipy.fft import dctn
 
 SIDE, KEPT = 48, 24  # pixels of a side, and how many frequencies of each direction count
 LEAST, LEAST_ALONE = 0.975, 0.9  # cosine of whole signatures, and of what remains without the common part
@@ -40,7 +40,7 @@ def signature(pixels: np.ndarray) -> np.ndarray:
     small = np.asarray(Image.fromarray(gray).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
     if small.std() < FAINT:
         return np.zeros(KEPT * KEPT, np.float16)
-    weighted = dctn(small, norm="ortho")[:KEPT, :KEPT] * _WEIGHTS
+    weighted = scipy.fft.dctn(small, norm="ortho")[:KEPT, :KEPT] * _WEIGHTS
     return (weighted / np.linalg.norm(weighted)).ravel().astype(np.float16)
 
 

@@ -88,18 +88,17 @@ def work(lab: Lab, device: str = "auto", ids: list[str] | None = None, devices: 
         os.nice(NICE)
     with suppress(OSError):  # Linux shares the processor among sessions first, and this is one of its own
         Path("/proc/self/autogroup").write_text(str(NICE))
-    if stand_by:
+    with process.starting():
         from rift import recipe
 
-        recipe.make_ready()
-        if not standby.told(lab.root / "worker.log"):
-            return
+        if stand_by:
+            recipe.make_ready()
+    if stand_by and not standby.told(lab.root / "worker.log"):
+        return
     process.listen()
     alone = FileLock(lab.host / "worker.lock")  # a page that asks whether it is held holds it for a moment: hence the second
     with suppress(Timeout), nullcontext() if ids is not None else alone.acquire(timeout=1):
         (lab.host / "starting").unlink(missing_ok=True)
-        from rift import recipe
-
         chosen = recipe.pick_device(device)
         while not process.asked() and (found := _next(lab) if ids is None else _chosen(lab, ids)) is not None:
             home, job = found

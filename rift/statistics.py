@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import scipy  # its parts are imported where they are first used: all of them take half a second
 from numpy.typing import ArrayLike
-from scipy import special, stats
 
 FOLDS = 20  # parts of the images that the jackknife leaves out one at a time (our choice)
 FLIPS = 10_000
@@ -36,7 +36,7 @@ def proportion_interval(hits: int, n: int) -> tuple[float, float]:
     """Return the Wilson 1927 interval, within [0, 1], of a share, seen as `hits` of n; ValueError unless 0 <= hits <= n."""
     if n < 1 or not 0 <= hits <= n:
         raise ValueError(f"a share needs 0 <= hits <= n and n >= 1, not {hits} of {n}")
-    interval = stats.binomtest(int(hits), int(n)).proportion_ci(method="wilson")
+    interval = scipy.stats.binomtest(int(hits), int(n)).proportion_ci(method="wilson")
     return float(interval.low), float(interval.high)
 
 
@@ -151,8 +151,8 @@ def _difference(each: np.ndarray, of_images: float, image_freedom: int, n: int, 
     error = np.sqrt(of_images + (float(each.var(ddof=1)) / seeds if seeds > 1 else 0.0))
     if error == 0:
         return Difference(value, value, value, n, seeds, 1.0 if value == 0 else 0.0, patients)
-    reach = float(special.stdtrit(freedom, 0.975) * error)  # the t distribution, ten times quicker than through scipy.stats
-    p_value = float(2 * special.stdtr(freedom, -abs(value) / error))
+    reach = float(scipy.special.stdtrit(freedom, 0.975) * error)  # the t distribution, ten times quicker than through scipy.stats
+    p_value = float(2 * scipy.special.stdtr(freedom, -abs(value) / error))
     return Difference(value, value - reach, value + reach, n, seeds, p_value, patients)
 
 
@@ -164,7 +164,7 @@ def _sign_flip(gaps: np.ndarray, seed: int) -> float:
     if not len(gaps):
         return 1.0
     if np.ptp(sizes) <= tolerance:
-        return float(stats.binomtest(int((gaps > 0).sum()), len(gaps)).pvalue)
+        return float(scipy.stats.binomtest(int((gaps > 0).sum()), len(gaps)).pvalue)
     random = np.random.default_rng(seed)
     step = max(1, 1_000_000 // len(gaps))  # some 10 MB at a time
     extreme = 0

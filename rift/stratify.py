@@ -10,8 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+import scipy
 
 T = TypeVar("T")
 MOST_MADE = 64
@@ -41,8 +40,10 @@ def columns_of(labels: np.ndarray) -> np.ndarray:
 def connected(n: int, links: Sequence[tuple[int, int]] | np.ndarray) -> np.ndarray:
     """Return a number for each of n things `(n,)`, the same for those that links `(m, 2)` connect; from 0, as they appear."""
     ones, others = np.array(links, dtype=np.int64).reshape(-1, 2).T
-    graph = coo_array((np.ones(len(ones), bool), (ones, others)), shape=(n, n))
-    _, first, numbers = np.unique(connected_components(graph, directed=False)[1], return_index=True, return_inverse=True)
+    graph = scipy.sparse.coo_array((np.ones(len(ones), bool), (ones, others)), shape=(n, n))
+    _, first, numbers = np.unique(
+        scipy.sparse.csgraph.connected_components(graph, directed=False)[1], return_index=True, return_inverse=True
+    )
     return first.argsort().argsort()[numbers]
 
 

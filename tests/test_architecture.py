@@ -105,6 +105,14 @@ def test_training_imports_neither_open_clip_nor_gradio():
     )
 
 
+def test_the_page_is_made_without_what_takes_long_to_import_and_is_used_later(tmp_path):
+    slow = "('torchvision', 'timm', 'open_clip', 'sklearn.metrics', 'scipy.stats')"
+    build = "from pathlib import Path; from rift import ui; from rift.runs import Lab; ui.build(Lab(Path(sys.argv[1])))"
+    code = f"import sys; {build}; print([m for m in {slow} if m in sys.modules])"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout.strip() == "[]"
+
+
 def test_nothing_names_a_machine_or_an_index():
     listed = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=ROOT, check=True).stdout.split("\n")
     for name in filter(None, listed):

@@ -9,10 +9,9 @@ import math
 from typing import TypedDict
 
 import numpy as np
+import scipy
 import torch
-from scipy import ndimage
 from scipy.special import xlogy
-from scipy.stats import rankdata
 from torch import Tensor
 
 from rift.model import Attention
@@ -89,7 +88,7 @@ def agreement(p: np.ndarray, q: np.ndarray) -> np.ndarray:
 
 def rank_correlation(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     """Return Spearman's correlation of maps `(…, patches)` over the patches, in [-1, 1]; nan where one of them is constant."""
-    ranks = [rankdata(one, axis=-1) for one in np.broadcast_arrays(p, q)]
+    ranks = [scipy.stats.rankdata(one, axis=-1) for one in np.broadcast_arrays(p, q)]
     a, b = (one - one.mean(-1, keepdims=True) for one in ranks)
     with np.errstate(invalid="ignore"):
         return (a * b).sum(-1) / np.sqrt(np.square(a).sum(-1) * np.square(b).sum(-1))
@@ -116,9 +115,9 @@ def boxes(map_: np.ndarray, mass: float, most: int = MOST_BOXES) -> list[Box]:
     Patches touch by an edge. The rule is our choice.
     """
     side = math.isqrt(len(map_))
-    parts, count = ndimage.label(region(map_, mass).reshape(side, side))
-    held = ndimage.sum_labels(map_.reshape(side, side), parts, np.arange(1, count + 1))
-    places = ndimage.find_objects(parts)
+    parts, count = scipy.ndimage.label(region(map_, mass).reshape(side, side))
+    held = scipy.ndimage.sum_labels(map_.reshape(side, side), parts, np.arange(1, count + 1))
+    places = scipy.ndimage.find_objects(parts)
     return [
         Box(
             left=places[i][1].start / side,

@@ -26,7 +26,6 @@ from skimage.color import hed_from_rgb, rgb_from_hed
 from skimage.util import random_noise
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms.v2 import functional as vision
 
 from rift.captures import Images
 from rift.model import to_float
@@ -147,6 +146,8 @@ def brightness(images: Tensor, severity: int, generator: np.random.Generator) ->
 
 def gamma(images: Tensor, severity: int, generator: np.random.Generator) -> Tensor:
     """Darker between black and white."""
+    from torchvision.transforms.v2 import functional as vision  # a second of imports, which no page needs before it
+
     return vision.adjust_gamma(images, (1.2, 1.4, 1.7, 2.1, 2.6)[severity - 1])
 
 

@@ -22,7 +22,6 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from pydantic import Field
 from scipy.special import softmax
-from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score
 
 from rift import figures
 from rift.diagnostics import _findings, _pixels
@@ -61,6 +60,8 @@ def measure(
     assert arrays.logits is not None  # `_missing` looked
     if arrays.labels.ndim == 2:
         return result | _findings.measure(arrays, after.classes, images)
+    from sklearn.metrics import confusion_matrix  # takes a second to import
+
     probabilities = softmax(arrays.logits.astype(np.float64), axis=1)
     predictions, known = probabilities.argmax(1), arrays.labels >= 0
     labels = arrays.labels[known]
@@ -115,6 +116,8 @@ def _ranking(labels: np.ndarray, probabilities: np.ndarray, present: np.ndarray,
     if len(present) < 2:
         reason = f"all {images} images are of one class"
         return {"auroc": None, "auroc_reason": reason, "average_precision": None, "average_precision_reason": reason}
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
     truth = [labels == c for c in present]
     scores = [probabilities[:, c] for c in present]
     return {

@@ -25,9 +25,9 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import scipy
 import torch
 from pydantic import Field
-from scipy import stats
 from torch import Tensor
 
 from rift.captures import Arrays, Data
@@ -231,7 +231,7 @@ def _interval(name: str, values: np.ndarray) -> dict[str, Any]:
         reason = "one image gives no interval" if len(values) < 2 else "the loss is not finite there"
         ends = {f"{name}_{end}": None for end in ("low", "high")} | {f"{name}_{end}_reason": reason for end in ("low", "high")}
         return ends | ({name: mean} if np.isfinite(mean) else {name: None, f"{name}_reason": reason})
-    reach = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    reach = float(scipy.stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
     return {name: mean, f"{name}_low": mean - reach, f"{name}_high": mean + reach}
 
 

@@ -16,9 +16,9 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import plotly.graph_objects as go
+import scipy
 import torch
 from pydantic import Field
-from scipy import stats
 
 from rift import figures
 from rift.captures import Arrays, Data, Images
@@ -174,9 +174,9 @@ def correlated(name: str, x: np.ndarray, y: np.ndarray, fewest: int, what: str) 
     names = (name, f"{name}_low", f"{name}_high", f"{name}_ranks")
     if reason:
         return dict.fromkeys(names) | {f"{one}_reason": reason for one in names}
-    found = stats.pearsonr(x, y)
+    found = scipy.stats.pearsonr(x, y)
     low, high = found.confidence_interval(0.95)
-    return dict(zip(names, map(float, (found.statistic, low, high, stats.spearmanr(x, y).statistic)), strict=True))
+    return dict(zip(names, map(float, (found.statistic, low, high, scipy.stats.spearmanr(x, y).statistic)), strict=True))
 
 
 def last_of(results: Mapping[str, dict]) -> dict[str, Any]:

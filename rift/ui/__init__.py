@@ -68,10 +68,8 @@ def pages() -> list[tuple[str, ModuleType]]:
     return sorted(found, key=lambda pair: pair[1].ORDER)
 
 
-def serve(
-    root: Path, host: str, port: int, device: str = "auto", apart: bool = False, block: bool = True, stand_by: bool = False
-) -> gr.Blocks:
-    """Serve the page and print its address when it answers; port 0 takes a free one, `setting.range` for one that is taken.
+def serve(root: Path, host: str, port: int, device: str = "auto", apart: bool = False, stand_by: bool = False) -> gr.Blocks:
+    """Serve the page, print its address when it answers, and return; port 0 takes a free one, `setting.range` one that is taken.
 
     With `stand_by` a worker is ready before anybody presses Start.
     """
@@ -114,8 +112,6 @@ def serve(
     print(address, flush=True)
     if stand_by and not lending.active():
         standby.keep(lab.root.resolve(), device)
-    if block:
-        blocks.block_thread()
     return blocks
 
 
