@@ -30,7 +30,7 @@ def main() -> int:
     from rift.errors import UserError
 
     try:
-        with process.starting():
+        with process.starting(for_good=True):
             from rift.ui import serve
 
             page = serve(chosen.lab, chosen.host, chosen.port, chosen.device, chosen.public, stand_by=chosen.stand_by)
