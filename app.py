@@ -29,8 +29,9 @@ def main() -> int:
     from rift import process
     from rift.errors import UserError
 
+    process.keep_freed_memory_together()
     try:
-        with process.starting(for_good=True):
+        with process.starting():
             from rift.ui import serve
 
             page = serve(chosen.lab, chosen.host, chosen.port, chosen.device, chosen.public, stand_by=chosen.stand_by)

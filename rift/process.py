@@ -7,6 +7,8 @@ handler can find anything half done. What is in the middle of a long piece of wo
 
 from __future__ import annotations
 
+import atexit
+import ctypes
 import gc
 import os
 import signal
@@ -22,18 +24,27 @@ _asked = False
 
 
 @contextmanager
-def starting(for_good: bool = False) -> Iterator[None]:
+def starting() -> Iterator[None]:
     """Look for no garbage while libraries are imported: a fifth of that time goes to looking, and they leave none.
 
-    With `for_good` what is there at the end is never looked at again, which would hold up the first to ask a server by 0.3 s.
+    What is there then is not looked at before the process ends: it would hold up whoever asks first by 0.3 s.
     """
     gc.disable()
     try:
         yield
     finally:
-        if for_good:
-            gc.freeze()
+        gc.freeze()
+        atexit.register(gc.unfreeze)  # else extensions complain of what the end has left
         gc.enable()
+
+
+def keep_freed_memory_together() -> None:
+    """Have glibc keep what threads free in two arenas (M_ARENA_MAX), not in eight for each core, where it lay idle for good.
+
+    A server of many threads grew by 60 MB over twelve comparisons, and by 6 MB with two. Nothing happens without glibc.
+    """
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).mallopt(-8, 2)
 
 
 def listen() -> None:
