@@ -1,4 +1,4 @@
-"""How processes start: no garbage is looked for meanwhile, nothing is told of leaks at the end, and freed memory stays together."""
+"""How processes start: no garbage is looked for meanwhile, no leak is told of at the end, and freed memory stays together."""
 
 from __future__ import annotations
 
