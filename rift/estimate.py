@@ -91,7 +91,7 @@ def memory(lab: Lab, experiments: Sequence[Experiment], device: str) -> Memory |
     The bound counts the two models and, of what trains, a gradient and AdamW's two moments, all in 4 bytes; activations come on
     top. It needs the number of parameters: of the embedded model, or of a backbone that was finetuned here.
     """
-    facts = [found for run in lab.runs() if (found := _facts(run))]
+    facts = _all_facts(lab)
     peaks = [
         max((one.peak for one in facts if one.key == _key(asked) and one.device == device), default=0) for asked in experiments
     ]
@@ -103,7 +103,7 @@ def memory(lab: Lab, experiments: Sequence[Experiment], device: str) -> Memory |
 
 def disk(lab: Lab, experiments: Sequence[Experiment], sizes: Sizes) -> int | None:
     """Return the bytes that these runs fill on a disk; None where the size of the backbone is not known before its first run."""
-    facts = [found for run in lab.runs() if (found := _facts(run))]
+    facts = _all_facts(lab)
     passing, lasting = 0, 0
     for one in {one.id: one for one in experiments}.values():
         same = [fact for fact in facts if fact.parameters and fact.key[0] == one.backbone.model_dump_json()]
@@ -147,8 +147,7 @@ def step_milliseconds(lab: Lab, experiment: Experiment, device: str = "") -> flo
 
 def _steps(lab: Lab, experiments: Sequence[Experiment], device: str = "") -> dict[tuple[str, ...], float | None]:
     """Return the same of several by their keys; the lab is looked through once, whatever their number."""
-    runs = lab.runs() if experiments else []
-    facts = [one for run in runs if (one := _facts(run)) and device in ("", one.device)]
+    facts = [one for one in (_all_facts(lab) if experiments else ()) if device in ("", one.device)]
     found: dict[tuple[str, ...], float | None] = {}
     for experiment in experiments:
         if (key := _key(experiment)) in found:
@@ -178,6 +177,13 @@ class _Facts(NamedTuple):
 _known: dict[str, _Facts] = {}
 
 
+def _all_facts(lab: Lab) -> list[_Facts]:
+    """Return the facts of a lab's finished runs, oldest first, and leave them for the next process."""
+    facts = [found for run in lab.runs() if (found := _facts(run))]
+    noted.of(lab.root).keep()
+    return facts
+
+
 def _facts(run: Run) -> _Facts | None:
     """Return the facts of a finished run; noted, since a finished run does not change. A damaged one says nothing."""
     if run.id not in _known and run.state == "done":
@@ -189,10 +195,9 @@ def _facts(run: Run) -> _Facts | None:
 
 def _read(run: Run) -> _Facts:
     result = run.result() or {}
-    device = "cpu" if result.get("environment", {}).get("device", "cpu") == "cpu" else "cuda"
-    sizes = result.get("backbone", {}).get("parameters", 0), result.get("trainable_parameters", 0)
-    step, peak = result["numbers"].get("step_milliseconds"), result.get("peak_bytes", 0)
-    return _Facts(_key(run.experiment), step, device, peak, *sizes)
+    step, device = result["numbers"].get("step_milliseconds"), result.get("environment", {}).get("device", "cpu")
+    whole, trains = result.get("backbone", {}).get("parameters", 0), result.get("trainable_parameters", 0)
+    return _Facts(_key(run.experiment), step, device if device == "cpu" else "cuda", result.get("peak_bytes", 0), whole, trains)
 
 
 @functools.cache

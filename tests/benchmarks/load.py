@@ -12,6 +12,7 @@ import asyncio
 import json
 import os
 import platform
+import shutil
 import statistics
 import tempfile
 import time
@@ -27,7 +28,8 @@ from rift.runs import ENDED, Lab, Run
 from tests.benchmarks.load_pages import MB, Found, Page, Site, act, arrive, harm, site, times
 from tests.browser.server import Server
 
-THINK, WINDOWS = 2.0, 4
+THINK, WINDOWS, DAY = 2.0, 4, 86_400
+SMALL = "sample:phantoms:images_per_class=4"
 # Of each row what the table tells, and how much it may be at most where that is set
 GOALS: dict[str, dict[str, float | None]] = {
     "S1": {"event_p50_ms": None, "event_p95_ms": 250, "event_p99_ms": 500, "page_p95_ms": 200, "errors": 0},
@@ -35,6 +37,7 @@ GOALS: dict[str, dict[str, float | None]] = {
     "S3": {"off_the_limit": 0, "refused_without_words": 0, "runs_lost": 0, "answer_p50_s": None, "answer_slowest_s": 1},
     "S4": {"growth_mb": 20, "processes_left": 0, "descriptors_off": 2, "runs_lost": 0, "errors": 0},
     "S5": {"growth_mb": 60, "errors": 0},
+    "S6": {"left_percent": 1, "most_gb": None, "errors": 0},
     "S7": {"slowed_percent": 25, "errors": 0},
     "S8": {"memory_over_before_mb": 150, "p95_times_before": 2, "errors": 0},
 }
@@ -153,7 +156,7 @@ async def s4(bench: Bench) -> Found:
     for number in range(many + 1):
         began, page = time.perf_counter(), Page(bench.site, number)
         await page.open()
-        (name,) = await page.ask("start", endpoint("start"), ["sample:phantoms:images_per_class=4", asked, page.key]) or [""]
+        (name,) = await page.ask("start", endpoint("start"), [SMALL, asked, page.key]) or [""]
         runs = bench.runs(page, name)
         with suppress(TimeoutError):
             await until(lambda runs=runs: all(run.state in ENDED for run in runs), 120)  # type: ignore[misc]
@@ -190,6 +193,44 @@ async def s5(bench: Bench) -> Found:
     await asyncio.gather(*(come(number) for number in range(bench.sessions)))
     grown = bench.usage()["mb"] - before
     return times(bench.site.answers) | {"growth_mb": (grown, 200 * bench.sessions)}
+
+
+async def s6(bench: Bench) -> Found:
+    """A day on which a new visitor trains every five minutes, the clock moved by hand: what stays on the disk after retention.
+
+    The first comparison is trained; the labs of the others are links to its files, counted as if they were copies.
+    """
+    root, endpoint, began, most = bench.server.root, bench.site.endpoint, time.time(), 0
+    before, page, every = size(root), Page(bench.site, 0), 300
+    await page.open()
+    (name,) = await page.ask("start", endpoint("start"), [SMALL, {"epochs": 1, "regularizer": ["rift"]}, page.key])
+    await until(lambda: all(run.state in ENDED for run in bench.runs(page, name)), 300)
+    await page.close()
+    visits = DAY // every
+    for visit in range(visits):
+        lab, now = visitors.lab(root, f"{visit:032x}"), began + every * visit
+        shutil.copytree(bench.lab(page).root, lab.root, copy_function=copy_link, dirs_exist_ok=True)
+        os.utime(lab.root / visitors.SEEN, (now, now))
+        visitors.sweep(root, now)
+        most = max(most, size(root)) if visit % 24 == 23 else most
+    for hour in range(25):
+        visitors.sweep(root, began + DAY + 3600 * hour)
+    return {
+        "left_percent": (100 * abs(size(root) / before - 1), visits),
+        "most_gb": (most / 1000 / MB, visits),
+        "errors": times(bench.site.answers)["errors"],
+    }
+
+
+def copy_link(source: str, target: str) -> None:
+    """Link a file where there is none of that name."""
+    with suppress(FileExistsError):
+        os.link(source, target)
+
+
+def size(folder: Path) -> int:
+    """Return the bytes of all files below a folder."""
+    return sum(one.lstat().st_size for one in folder.rglob("*") if one.is_file())
 
 
 async def s7(bench: Bench) -> Found:
@@ -254,7 +295,7 @@ def row(name: str, sessions: int, seconds: float) -> Found:
     return found | {"faults_in_the_log": (log.count("Traceback (most"), 1)}
 
 
-ROWS = {one.__name__.upper(): one for one in (s1, s2, s3, s4, s5, s7, s8)}
+ROWS = {one.__name__.upper(): one for one in (s1, s2, s3, s4, s5, s6, s7, s8)}
 
 
 def table(measured: dict[str, list[Found]]) -> str:

@@ -76,7 +76,7 @@ def many_runs(sizes: Sizes) -> dict[str, Any]:
                 estimate._known.clear()
                 (lab.root / "noted.json").unlink(missing_ok=True)
                 found[name] = timed(function, sizes.rounds)
-            api.listing("runs", lab.root), history.entries({"lab": lab})
+            history.entries({"lab": lab}), service.status(lab, waits, device="in-event"), api.listing("runs", lab.root)
             found["bytes"] = (lab.root / "noted.json").stat().st_size if (lab.root / "noted.json").exists() else 0
             found["begun"] = {name: begun(name, lab.root, sizes.rounds) for name in BEGUN}
     return found

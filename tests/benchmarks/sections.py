@@ -126,8 +126,9 @@ SECTIONS = {
     ),
     "app": Section(
         "The page",
-        "In Chromium, idle and while a run trains. Until the app answers: importing torch 1.4 s and Gradio 2.3 s, our modules "
-        "1.0 s, Gradio's making of the page 2.7 s (one start, measured apart); a start alone took 7.5 to 7.9 s of four.",
+        "In Chromium, idle and while a run trains. Until the app answers, on a first start (median of three, measured apart): "
+        "importing Gradio 1.9 s, torch 1.0 s and the rest 0.4 s, laying out the example 0.3 s, making the page 0.7 s, Gradio's "
+        "launch 0.4 s.",
         _app,
         _app_table,
         lambda: "" if find_spec("playwright") else "no browser",
