@@ -246,6 +246,13 @@ def test_no_two_listeners_of_one_change_wait_for_each_other(page):
     assert waiting and [target for target, many in waiting.items() if many > 1] == []
 
 
+def test_what_a_training_costs_comes_of_one_event_so_that_no_older_answer_comes_last(page):
+    blocks, _ = page
+    (cost,) = (one["id"] for one in blocks.config["components"] if one["props"].get("elem_id") == "cost")
+    (event,) = (one for one in blocks.config["dependencies"] if cost in one["outputs"])
+    assert event["trigger_mode"] == "always_last" and len(event["targets"]) > 10
+
+
 def test_what_was_drawn_goes_with_the_data(tmp_path, monkeypatch):
     forgot: list[str] = []
     monkeypatch.setattr(shared.Made, "forget", lambda made: forgot.append("made"))

@@ -69,7 +69,7 @@ def test_a_real_zip_is_trained_watched_reloaded_and_compared(page, server, share
 
 @pytest.mark.slow
 def test_stop_keeps_what_is_done_and_go_on_finishes(page, server):
-    begin(page, 1, epochs=6)
+    begin(page, 1, epochs=30)  # so many that the first run is not finished before Stop
     under_way(page)
     page.locator("#stop").click()
     state(page, "Stopped")

@@ -28,7 +28,7 @@ PAIRED = ("the same images, split alike", "the same order and the same augmentat
 # What a person last chose stays in this browser, and nowhere else; a browser that keeps nothing begins with the defaults.
 # Nothing is kept before what was kept is asked for: a page that is slow to load would keep its defaults, and then recall them
 KEEP = "text => { try { if (text && window.riftRecalled) localStorage.setItem('rift-lab-train', text) } catch { } }"
-RECALLED = f"text => {{ window.riftRecalled = true; ({KEEP})(text) }}"
+RECALLED = "() => { window.riftRecalled = true; return Date.now() }"
 RECALL = "() => { try { return [localStorage.getItem('rift-lab-train') ?? ''] } catch { return [''] } }"
 SAVE = """text => {
   const link = document.createElement('a')
@@ -122,6 +122,7 @@ def build(app: App) -> None:
         load = gr.Button("Load settings", size="lg", elem_id="load-settings")
     trouble = gr.HTML(elem_id="train-problem")
     kept, slot = (gr.Textbox(visible="hidden", elem_id=name) for name in ("kept-settings", "slot-settings"))
+    filled = gr.Number(visible="hidden", elem_id="filled-settings")  # when
     with gr.Accordion("The same on the command line", open=False):
         command = gr.Code(language="shell", interactive=False, show_label=False, container=False, elem_id="command")
     with gr.Accordion("The same in Python", open=False):
@@ -168,8 +169,9 @@ def build(app: App) -> None:
     levels = json.dumps({name: controls.form.show(PRESETS[preset]) for name, preset in LEVELS.items()})
     controls.level.input(None, controls.level, controls.form.inputs, js=f"name => ({levels})[name]")
     again = app.blocks.load(recalled, slot, controls.filled, js=RECALL, **PRIVATE)
-    again.then(preview, inputs, shown, **PRIVATE).then(None, kept, None, js=RECALLED)
-    changes = [app.remembered().change, *(one.change for one in inputs if one is not app.memory)]
+    again.then(None, None, filled, js=RECALLED)
+    # One event for all: of two, the answer to what was before could come last, and stay
+    changes = [filled.change, app.remembered().change, *(one.change for one in inputs if one is not app.memory)]
     gr.on(changes, preview, inputs, shown, trigger_mode="always_last", concurrency_limit=None, **PRIVATE)
     kept.change(None, kept, None, js=KEEP)
     save.click(None, kept, None, js=SAVE)
