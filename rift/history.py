@@ -90,7 +90,7 @@ def _derived(lab: Lab, name: str) -> tuple[Any, ...]:
 
 
 def _numbers(runs: Sequence[Run], metrics: Iterable[str]) -> dict[str, float | None]:
-    done = [result["numbers"] for run in runs if (result := run.result())]
+    done = [result["numbers"] for run in runs if run.state == "done" and (result := run.result())]  # a damaged one is none
     found: dict[str, float | None] = {}
     for metric in metrics:
         values = [one[metric] for one in done if one.get(metric) is not None]

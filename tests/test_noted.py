@@ -65,7 +65,8 @@ def test_what_changed_between_two_processes_is_seen(lab):
     run = finished(lab)
     put_back(run.path / "result.json", b'"seed": ', b'"sEed": ')
     anew()
-    assert run.state == "failed" and "failed" in {one.state for one in listed(lab)[0]}
+    failed = {one.id for one in listed(lab)[0] if one.state == "failed"} - {one.id for one in before if one.state == "failed"}
+    assert run.state == "failed" and len(failed) == 1 and len(listed(lab)[0]) == len(before), "it is shown, as damaged"
     put_back(run.path / "result.json", b'"sEed": ', b'"seed": ')
     document = json.loads((run.path / "result.json").read_bytes())
     document["numbers"]["balanced_accuracy"] = 0.0
