@@ -75,6 +75,14 @@ def test_links_can_be_read_as_text(theme):
     assert min(contrast(accents()[theme], page) for page in PAGES[theme]) >= 4.5
 
 
+@pytest.mark.parametrize(("theme", "name"), [("light", "checkbox_border_color"), ("dark", "checkbox_border_color_dark")])
+def test_an_empty_box_is_seen(theme, name):
+    from rift.ui import _theme
+
+    edge = getattr(_theme(), getattr(_theme(), name).removeprefix("*"))
+    assert min(contrast(edge, page) for page in PAGES[theme]) >= 3
+
+
 @pytest.mark.parametrize("vision", VISION)
 def test_six_arms_are_told_apart_by_color_even_with_red_green_blindness(vision):
     colors = {arm: figures.color(arm, SIX) for arm in SIX}

@@ -153,6 +153,8 @@ def _theme() -> gr.themes.Base:
     return theme.set(  # Gradio's own light shades are below the contrast of 4.5 that text needs
         color_accent="*primary_600",
         body_text_color_subdued="*neutral_500",
+        checkbox_border_color="*neutral_500",  # an empty box is seen by its edge alone
+        checkbox_border_color_dark="*neutral_400",
         button_primary_background_fill="*primary_600",
         button_primary_background_fill_hover="*primary_700",
     )
