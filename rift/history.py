@@ -186,6 +186,7 @@ def delete(lab: Lab, name: str) -> None:
     for job in (*measured, *going):
         shutil.rmtree(job.path, ignore_errors=True)
     _free(lab, spans)
+    noted.of(lab.root).keep(deleted=True)
     forget()
 
 

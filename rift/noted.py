@@ -43,9 +43,12 @@ class Notes:
             self._new += 1
         return known[1]
 
-    def keep(self) -> None:
-        """Write the notes for the next process, where more than a few are new; those of files that are gone are dropped."""
-        if self._new < max(FEW, len(self._found) // 100):
+    def keep(self, deleted: bool = False) -> None:
+        """Write the notes for the next process, where more than a few are new; those of files that are gone are dropped.
+
+        Where something was `deleted` they are written in any case, so that the disk holds nothing of it.
+        """
+        if not (deleted and self._file.exists()) and self._new < max(FEW, len(self._found) // 100):
             return
         there = {name: note for name, note in list(self._found.items()) if os.path.exists(self._root / name.partition(" ")[2])}
         with suppress(RunError):  # a disk that is full or read-only: then the next process looks again
